@@ -1,0 +1,38 @@
+# make demo and make test work on a fresh machine with Python 3.11+, git and make.
+# Both share one virtual environment, .venv; a second call installs nothing.
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test thorough gradcheck bench count clean
+
+demo: .venv/demos.done
+	$(BIN)/python -m demos all
+
+test: .venv/test.done
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+thorough: .venv/test.done  ## the same laws on many more random cases: hours, not minutes
+	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest
+
+gradcheck: .venv/demos.done
+	$(BIN)/python -m tinygrad_rnn.gradcheck
+
+bench: .venv/bench.done
+	$(BIN)/python -m benchmarks
+
+count: .venv/test.done  ## how many lines a reader meets
+	$(BIN)/python -m benchmarks.count
+
+.venv/%.done: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "tinygrad_rnn needs Python 3.11 or newer; set PYTHON=python3.x"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf .venv runs build *.egg-info

@@ -1,0 +1,14 @@
+"""tinygrad_rnn: a tiny tensor and autograd engine for recurrent and recursive nets."""
+
+from .arithmetic import *
+from .backward import grad
+from .engine import no_grad, op
+from .errors import *
+from .functional import *
+from .linear import *
+from .products import *
+from .random import default_rng, manual_seed
+from .reductions import *
+from .tensor import Tensor, tensor
+
+__version__ = "0.1.0"

@@ -1,0 +1,292 @@
+"""How calls are remembered: the Tensor's core, the node that records a call, and ``op``.
+
+An operation is a function on arrays plus one VJP per argument.  Arrays in, array out; any Tensor in,
+Tensor out, and if that Tensor is tracked, the call leaves a ``Node`` behind.  Nodes point backwards,
+to the nodes of their arguments, so what a recurrent net leaves behind is a chain and what a recursive
+net leaves behind is a tree.  ``backward.py`` goes through either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator
+from contextvars import ContextVar
+from functools import wraps
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from .cotangents import Outputs
+from .errors import DtypeError, TinygradRNNError, explained
+
+__all__ = ["OPERATIONS", "no_grad", "op"]
+
+OPERATIONS: dict[str, Callable[..., Any]] = {}
+"""Every differentiable operation by name, in the order of definition."""
+
+_IS_VARIADIC, _IS_GENERATOR = 0x04, 0x20  # flags of a code object; importing inspect costs 8 ms
+_births = count()
+_pauses: ContextVar[int] = ContextVar("pauses", default=0)
+
+
+class TensorCore:
+    """An array and the node that made it; None for a constant.  ``tensor.py`` adds the operators."""
+
+    __slots__ = ("array", "node", "__weakref__")
+
+    def __init__(self, array: Any, node: Node | None = None) -> None:
+        self.array = array
+        self.node = node
+
+
+class Node:
+    """One recorded call: what made it (its edges), when (its birth), and its value's shape and dtype.
+
+    A node is numbered when it is made and its parents are older, so newest first is a topological
+    order.  ``edges`` holds one ``(parent, rule, values)`` for each tracked argument: the values are
+    those that the rule's VJP names, and nothing else of the call is kept.  No node knows its Tensor,
+    so there is no cycle and a graph goes when the last Tensor that needs it goes.
+    """
+
+    __slots__ = ("birth", "dtype", "edges", "name", "shape", "watch")
+
+    def __init__(self, name: str, edges: Any, shape: Any, dtype: Any) -> None:
+        self.birth = next(_births)
+        self.name = name
+        self.edges = edges
+        self.shape = shape
+        self.dtype = dtype
+        self.watch: Watch | None = None
+
+
+class Watch:
+    """What somebody wants of a node's cotangent: to keep it as ``.grad``, or to call hooks with it."""
+
+    __slots__ = ("grad", "hooks", "keeps")
+
+    def __init__(self, keeps: bool = False) -> None:
+        self.grad: Any = None
+        self.keeps = keeps
+        self.hooks: dict[int, Callable[[Any], Any]] = {}
+
+
+def leaf(array: Any) -> Node:
+    """The node of a leaf: nothing made it, and it keeps its gradient."""
+    if array.dtype.kind not in "fc":
+        raise DtypeError(
+            f"requires_grad: only floating-point tensors have gradients, got {array.dtype}\n"
+            "  hint: pass dtype=np.float32, or leave requires_grad out for ids and counts"
+        )
+    node = Node("leaf", (), array.shape, array.dtype)
+    node.watch = Watch(keeps=True)
+    return node
+
+
+class no_grad(ContextDecorator):
+    """A context, and a decorator, in which no call is recorded.
+
+    It holds for this thread (and this asyncio task) alone and ends with the block, however that is
+    left.  A decorated generator is paused only while its own body runs, not between its items.
+    """
+
+    def __enter__(self) -> None:
+        _pauses.set(_pauses.get() + 1)  # a count, so that blocks may end in any order
+
+    def __exit__(self, *exception: object) -> None:
+        _pauses.set(_pauses.get() - 1)
+
+    def __call__(self, function: Any) -> Any:
+        if not function.__code__.co_flags & _IS_GENERATOR:
+            return super().__call__(function)
+
+        @wraps(function)
+        def paused(*args: Any, **kwargs: Any) -> Iterator[Any]:
+            generator, resume, sent = function(*args, **kwargs), "send", None
+            while True:
+                try:
+                    with self:
+                        item = getattr(generator, resume)(sent)
+                except StopIteration as stop:
+                    return stop.value
+                try:
+                    resume, sent = "send", (yield item)
+                except GeneratorExit:
+                    with self:
+                        generator.close()
+                    raise
+                except BaseException as error:
+                    resume, sent = "throw", error
+
+        return paused
+
+
+class Rule:
+    """A VJP with the places of the values that it names, among ``(*arguments, y)``.
+
+    ``position`` is that of the argument whose cotangent the VJP gives; None for a joint VJP, which
+    gives those of all.  ``rest`` is the place of ``*arrays``, if the operation has such.
+    """
+
+    __slots__ = ("position", "reads", "rest", "takes_terms", "vjp", "y_place")
+
+    def __init__(
+        self,
+        vjp: Callable[..., Any],
+        names: list[str],
+        position: int | None,
+        rest: int | None = None,
+    ) -> None:
+        self.vjp = vjp
+        self.position = position
+        self.rest = rest
+        self.y_place = len(names) - 1
+        self.takes_terms = False  # whether g may be a Term; True for the plain transpose alone
+        code = vjp.__code__
+        self.reads = [
+            (names.index(name.removesuffix("_shape")), name.endswith("_shape"))
+            for name in code.co_varnames[1 : code.co_argcount]  # all but g
+        ]
+
+    def read(self, everything: list[Any]) -> list[Any]:
+        """The values that the VJP names; of argument ``x`` as ``x_shape`` the shape alone."""
+        return [
+            shape_of(everything[place]) if shape_only else everything[place]
+            for place, shape_only in self.reads
+        ]
+
+
+def shape_of(x: Any) -> Any:
+    """The shape of an array, ``()`` for a number, the tuple of them for a tuple of arrays."""
+    return tuple(map(shape_of, x)) if isinstance(x, tuple) else getattr(x, "shape", ())
+
+
+class Operation:
+    """A function on arrays with its rules; ``op`` wraps it in a function that takes Tensors too."""
+
+    def __init__(
+        self, forward: Callable[..., Any], joint: Any, vjps: dict[str, Callable[..., Any]]
+    ) -> None:
+        code = forward.__code__
+        self.forward = forward
+        self.name = forward.__name__
+        self.arity = code.co_argcount
+        self.variadic = bool(code.co_flags & _IS_VARIADIC)
+        self.parameters = list(code.co_varnames[: self.arity + self.variadic])
+        self.defaults = dict(
+            zip(reversed(self.parameters), reversed(forward.__defaults__ or ()), strict=False)
+        )
+        names = [*self.parameters, "y"]
+        rest = self.arity if self.variadic else None
+        self.joint = Rule(joint, names, None, rest) if joint else None
+        self.rules = [Rule(vjp, names, names.index(key)) for key, vjp in vjps.items()]
+
+    def complete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """All arguments in their positions, keywords and defaults filled in."""
+        given = dict(zip(self.parameters, args, strict=False))
+        values = self.defaults | kwargs | given
+        if (
+            len(args) > self.arity
+            or kwargs.keys() & given.keys()
+            or values.keys() != set(self.parameters)
+        ):
+            self.forward(*args, **kwargs)  # raises Python's own TypeError for such a call
+        return tuple([values[name] for name in self.parameters])
+
+    def record(self, args: tuple[Any, ...], arrays: list[Any], y: Any) -> Node:
+        """The node of this call: an edge to each tracked argument, with what its VJP reads."""
+        if self.joint:
+            fixed = self.arity
+            grouped = [*arrays[:fixed], tuple(arrays[fixed:])] if self.variadic else arrays
+            parents = tuple([x.node if isinstance(x, TensorCore) else None for x in args])
+            edges = [(parents, self.joint, self.joint.read([*grouped, y]))]
+        else:
+            everything = [*arrays, y]
+            edges = []
+            for rule in self.rules:
+                x = args[rule.position]  # type: ignore[index]
+                if isinstance(x, TensorCore) and x.node is not None:
+                    edges.append((x.node, rule, rule.read(everything)))
+            if not edges:
+                raise DtypeError(
+                    f"{self.name}: a tracked Tensor stands where there is no derivative\n"
+                    f"  has derivatives: {[self.parameters[r.position] for r in self.rules]}\n"  # type: ignore[index]
+                    "  hint: detach() the others"
+                )
+        if isinstance(y, tuple):
+            return Node(self.name, edges, None, None)
+        return Node(self.name, edges, y.shape, y.dtype)
+
+    def failed(self, args: tuple[Any, ...], error: Exception) -> TinygradRNNError:
+        """The error that tells how the body failed on these arguments."""
+        names = self.parameters[: self.arity] + [
+            f"{self.parameters[-1]}[{i}]" for i in range(len(args) - self.arity)
+        ]
+        return explained(self.name, dict(zip(names, args, strict=True)), error)
+
+
+def op(
+    joint: Callable[..., Any] | None = None, /, **vjps: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The decorator that makes a function on arrays differentiable, with one VJP per argument.
+
+        @op(a=lambda g, b: g * b, b=lambda g, a: g * a)
+        def multiply(a, b): return np.multiply(a, b)
+
+    A VJP takes ``g``, the cotangent of the result ``y``, and *names what it reads*: arguments, ``y``,
+    or ``x_shape`` for the shape of argument ``x`` alone; nothing else of the call is kept.  It may
+    return a cotangent that is still broadcast: the engine sums it to the shape of its argument.  It
+    speaks only what arrays and Tensors share, and so can be differentiated in turn.
+
+    The second form, ``@op(lambda g, ...: (g_0, g_1, ...))``, is for operations with several results
+    (``g`` is then a tuple, None where nothing flowed), with ``*arrays``, or whose cotangents share
+    work: one joint VJP returns a cotangent, or None, for every positional argument.
+    """
+
+    def differentiable(forward: Callable[..., Any]) -> Callable[..., Any]:
+        operation = Operation(forward, joint, vjps)
+        arity, variadic, record = operation.arity, operation.variadic, operation.record
+
+        @wraps(forward)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs or (len(args) != arity and not variadic):
+                args = operation.complete(args, kwargs)
+            kind = None
+            tracked = False
+            arrays = list(args)
+            for i, x in enumerate(args):
+                if isinstance(x, TensorCore):
+                    kind = type(x)
+                    arrays[i] = x.array
+                    if x.node is not None:
+                        tracked = True
+                elif isinstance(x, np.generic):
+                    arrays[i] = x.item()  # beside a Tensor, a NumPy scalar is a Python scalar
+            try:
+                y = forward(*(args if kind is None else arrays))
+            except TinygradRNNError:
+                raise
+            except (ValueError, TypeError, IndexError) as error:
+                raise operation.failed(args, error) from error
+            if kind is None:
+                return y
+            if isinstance(y, tuple):
+                node = record(args, arrays, y) if tracked and not _pauses.get() else None
+                return tuple([kind(part, node and outlet(node, i, y)) for i, part in enumerate(y)])
+            if isinstance(y, np.generic):
+                y = np.asarray(y)
+            return kind(y, record(args, arrays, y) if tracked and not _pauses.get() else None)
+
+        call.operation = operation  # type: ignore[attr-defined]
+        OPERATIONS[operation.name] = call
+        return call
+
+    return differentiable
+
+
+_OUTLET = Rule(lambda g, i, count: Outputs(count, {i: g}), ["i", "count"], 0)
+
+
+def outlet(node: Node, i: int, y: tuple[Any, ...]) -> Node:
+    """The node of result ``i`` of ``node``, which sends its cotangent to place ``i`` there."""
+    return Node(f"{node.name}[{i}]", [(node, _OUTLET, [i, len(y)])], y[i].shape, y[i].dtype)

@@ -1,0 +1,104 @@
+"""The errors of the package: one family, each also an error that Python users already catch.
+
+A message names the operation, the argument, what was expected and what came, and then gives one
+hint that mends it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+__all__ = [
+    "CheckpointError",
+    "DeviceError",
+    "DtypeError",
+    "GradcheckError",
+    "GraphFreedError",
+    "IndexRangeError",
+    "NonFiniteError",
+    "NondifferentiableError",
+    "NotTrackedError",
+    "ShapeError",
+    "TinygradRNNError",
+]
+
+
+class TinygradRNNError(Exception):
+    """Anything that this package refuses to do."""
+
+
+class ShapeError(TinygradRNNError, ValueError):
+    """Shapes or axes that do not fit the operation, or each other."""
+
+
+class DtypeError(TinygradRNNError, TypeError):
+    """A value of the wrong type: an integer that should have a gradient, a string, a Tensor's array."""
+
+
+class IndexRangeError(TinygradRNNError, IndexError):
+    """An index or an id outside the axis that it points into."""
+
+
+class GraphFreedError(TinygradRNNError, RuntimeError):
+    """A second backward pass through a graph whose kept values the first has let go."""
+
+
+class NotTrackedError(TinygradRNNError, RuntimeError):
+    """A derivative of, or with respect to, something that no recorded operation connects."""
+
+
+class NonFiniteError(TinygradRNNError, ArithmeticError):
+    """A gradient with NaN or infinity where a finite one is needed."""
+
+
+class CheckpointError(TinygradRNNError, ValueError):
+    """A file that is no checkpoint, is damaged, or does not fit the model."""
+
+
+class DeviceError(TinygradRNNError, RuntimeError):
+    """A device that is not there, or arrays of two devices in one operation."""
+
+
+class GradcheckError(TinygradRNNError, AssertionError):
+    """A derivative that differs from the numerical one, or a check that checked nothing.
+
+    The fields say where: ``input_name``, ``entry`` (an index), ``engine`` and ``numeric`` (the two
+    numbers), ``order``, ``seed``.  They are None where a failure has no single entry.
+    """
+
+    def __init__(self, message: str, **where: object) -> None:
+        super().__init__(message)
+        self.input_name = where.get("input_name")
+        self.entry = where.get("entry")
+        self.engine = where.get("engine")
+        self.numeric = where.get("numeric")
+        self.order = where.get("order")
+        self.seed = where.get("seed")
+
+
+class NondifferentiableError(GradcheckError):
+    """A point at which the slopes from the left and from the right differ, so nothing can be checked."""
+
+
+def described(value: object) -> str:
+    """A few words for a value in a message: ``float32 (3, 4)``, ``int 3``, ``str 'ab'``."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"{value.dtype} {value.shape}"
+    if isinstance(value, (list, tuple)) and len(value) > 6:
+        return f"{type(value).__name__} of {len(value)}"
+    return f"{type(value).__name__} {value!r:.60}"
+
+
+def explained(name: str, arguments: dict[str, object], error: Exception) -> TinygradRNNError:
+    """The error to raise when the body of operation ``name`` raised ``error`` on these arguments."""
+    if isinstance(error, np.exceptions.AxisError):
+        kind, hint = ShapeError, "axes count from 0, or from -1 backwards, up to the number of axes"
+    elif isinstance(error, IndexError):
+        kind, hint = IndexRangeError, "compare the index with the shape of the array it points into"
+    elif isinstance(error, TypeError):
+        kind, hint = DtypeError, "pass arrays, Tensors or numbers where the operation takes values"
+    else:
+        kind, hint = ShapeError, "sides must be equal, or 1 where broadcasting applies"
+    lines = [f"{name}({', '.join(arguments)}): {error}"]
+    lines += [f"  {key}: {described(value)}" for key, value in arguments.items()]
+    return kind("\n".join([*lines, f"  hint: {hint}"]))

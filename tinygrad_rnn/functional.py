@@ -1,0 +1,115 @@
+"""Losses, dropout and the embedding: formulas in the operations above."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .arithmetic import log, softplus, where
+from .backend import backend_of
+from .errors import DtypeError, ShapeError, described
+from .linear import getitem, reshape, take_along_axis
+from .random import default_rng
+from .reductions import log_softmax, mean, sum
+
+__all__ = [
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "dropout",
+    "embedding",
+    "mse",
+    "nll",
+]
+
+
+def embedding(ids, weight):
+    """The rows of ``weight`` (V, D) that ``ids``, integers of any shape, name: shape (*ids.shape, D).
+
+    IndexRangeError unless ``0 <= id < V``: no id wraps round.
+    """
+    ids = _integers("embedding(ids, weight)", "ids", ids)
+    backend_of(ids).check_ids("embedding(ids, weight)", ids, weight.shape[0])
+    return getitem(weight, ids)
+
+
+def dropout(x, rate, rng=None):
+    """``x`` with each entry set to 0 with probability ``rate``, the others divided by ``1 - rate``."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout: rate {rate}\n  expected: 0 <= rate < 1")
+    if rate == 0:
+        return x
+    kept = (rng or default_rng()).random(x.shape) >= rate
+    return x * backend_of(getattr(x, "array", x)).asarray(kept.astype(x.dtype) / (1 - rate))
+
+
+def nll(log_probs, targets, ignore_index=None):
+    """The mean of ``-log_probs[..., target]`` over the targets that are not ``ignore_index``.
+
+    ``log_probs`` is (..., V), ``targets`` (...) integers.  0 if every target is ignored.
+    """
+    return _picked_mean("nll(log_probs, targets)", log_probs, targets, ignore_index)
+
+
+def cross_entropy(logits, targets, ignore_index=None):
+    """The mean of ``-log softmax(logits)[..., target]``, in nats.
+
+    ``logits`` is (..., V), ``targets`` (...) integers; classes are on the last axis.  Targets equal to
+    ``ignore_index`` do not count; 0 if all are ignored.  IndexRangeError for ids outside 0 .. V - 1.
+    """
+    name = "cross_entropy(logits, targets)"
+    return _picked_mean(name, log_softmax(logits), targets, ignore_index)
+
+
+def _picked_mean(name, log_probs, targets, ignore_index):
+    targets = _integers(name, "targets", targets)
+    if targets.shape != log_probs.shape[:-1]:
+        raise ShapeError(
+            f"{name}: targets {targets.shape}, values {log_probs.shape}\n"
+            f"  expected: targets {log_probs.shape[:-1]}, one class for each row\n"
+            "  hint: classes are on the last axis, and targets are ids, not one-hot rows"
+        )
+    counted = targets != ignore_index if ignore_index is not None else np.full(targets.shape, True)
+    ids = np.where(counted, targets, 0)
+    backend_of(ids).check_ids(name, ids, log_probs.shape[-1])
+    picked = reshape(take_along_axis(log_probs, ids[..., None], -1), targets.shape)
+    count = int(counted.sum())
+    if count != targets.size:
+        picked = where(counted, picked, 0.0)
+    return -sum(picked) / (count or 1)
+
+
+def mse(x, y):
+    """The mean of ``(x - y) ** 2``."""
+    if np.shape(getattr(x, "array", x)) != np.shape(getattr(y, "array", y)):
+        raise ShapeError(
+            f"mse(x, y): x {described(x)}, y {described(y)}\n  expected: equal shapes\n"
+            "  hint: shapes that merely broadcast give a mean over pairs that nobody meant"
+        )
+    distance = x - y
+    return mean(distance * distance)
+
+
+def binary_cross_entropy_with_logits(logits, targets):
+    """The mean of ``-t log p - (1 - t) log(1 - p)`` with ``p = sigmoid(logits)``; never overflows."""
+    return mean(softplus(logits) - logits * targets)
+
+
+def binary_cross_entropy(p, targets):
+    """The mean of ``-t log p - (1 - t) log(1 - p)`` for probabilities; 0 log 0 counts as 0."""
+    yes = targets * log(where(targets == 0, 1.0, p))
+    no = (1 - targets) * log(where(targets == 1, 1.0, 1 - p))
+    return -mean(yes + no)
+
+
+def _integers(name: str, argument: str, ids: Any) -> Any:
+    """``ids`` as an integer array; DtypeError if they are not integers."""
+    ids = getattr(ids, "array", ids)
+    ids = ids if hasattr(ids, "dtype") else np.asarray(ids)
+    if ids.dtype.kind not in "iu":
+        raise DtypeError(
+            f"{name}: {argument} is {described(ids)}\n  expected: integers\n"
+            "  hint: ids count rows; use .astype(int)"
+        )
+    return ids

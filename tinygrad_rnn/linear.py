@@ -1,0 +1,324 @@
+"""Linear operations come in adjoint pairs: the VJP of each is the other.
+
+``sum_to`` and ``broadcast_to``, ``getitem`` and ``scatter``, ``stack`` and ``unstack``; ``reshape``
+and ``transpose`` are their own.  For a linear A, ``<A x, g> == <x, A* g>``, and A* is the VJP.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .backend import backend_for, backend_of
+from .cotangents import Term
+from .engine import TensorCore, op
+from .errors import DtypeError, ShapeError
+
+__all__ = [
+    "broadcast_to",
+    "concatenate",
+    "cumsum",
+    "expand_dims",
+    "flip",
+    "getitem",
+    "moveaxis",
+    "pad",
+    "repeat",
+    "reshape",
+    "scatter",
+    "scatter_add",
+    "split",
+    "squeeze",
+    "stack",
+    "sum_to",
+    "swapaxes",
+    "take",
+    "take_along_axis",
+    "tile",
+    "to_device",
+    "transpose",
+    "unstack",
+]
+
+# ---- sums and copies along axes ----------------------------------------------------------------
+
+
+@op(x=lambda g, x_shape: broadcast_to(g, x_shape))
+def sum_to(x, shape):
+    """``x`` summed to ``shape``, from which it could have been broadcast."""
+    lead = x.ndim - len(shape)
+    axes = tuple(i for i in range(x.ndim) if i < lead or (shape[i - lead] == 1 != x.shape[i]))
+    return x.sum(axes, keepdims=True).reshape(shape)
+
+
+@op(x=lambda g: g)  # still broadcast; the engine sums it
+def broadcast_to(x, shape):
+    """``x`` repeated along new axes and axes of length 1 until it has ``shape``."""
+    return np.broadcast_to(x, shape)
+
+
+@op(x=lambda g: g)  # the engine casts it back
+def astype(x, dtype):
+    """``x`` in another floating-point dtype."""
+    return x.astype(dtype)
+
+
+@op(x=lambda g, axis: flip(cumsum(flip(g, axis), axis), axis))
+def _cumsum(x, axis):
+    return np.cumsum(x, axis)
+
+
+def cumsum(x, axis=None):
+    """The running sum along ``axis``; of the flattened array if ``axis`` is None."""
+    return _cumsum(reshape(x, -1), 0) if axis is None else _cumsum(x, axis)
+
+
+@op(x=lambda g, source: to_device(g, source))
+def _to_device(x, source, target):
+    return backend_for(target).asarray(backend_for(source).to_host(x))
+
+
+def to_device(x, device):
+    """``x`` on another device; its cotangent travels back."""
+    source = backend_of(getattr(x, "array", x)).device
+    return _to_device(x, source, device)
+
+
+# ---- the same entries in another shape ---------------------------------------------------------
+
+
+@op(x=lambda g, x_shape: reshape(g, x_shape))
+def reshape(x, shape):
+    """The entries of ``x``, in C order, in another shape; one side may be -1."""
+    return np.reshape(x, shape)
+
+
+@op(x=lambda g: g.T)
+def _reverse_axes(x):
+    return x.T
+
+
+# So the cotangent of W.T, a sum of outer products, reaches W as one.
+_reverse_axes.operation.rules[0].takes_terms = True
+
+
+@op(x=lambda g, axes: _permute(g, [axes.index(i) for i in range(len(axes))]))
+def _permute(x, axes):
+    return np.transpose(x, axes)
+
+
+def transpose(x, axes=None):
+    """``x`` with its axes permuted, reversed if ``axes`` is None."""
+    if axes is None:
+        return _reverse_axes(x)
+    axes = [axis + x.ndim if axis < 0 else axis for axis in axes]
+    return _reverse_axes(x) if axes == list(range(x.ndim))[::-1] else _permute(x, axes)
+
+
+def swapaxes(x, axis1, axis2):
+    """``x`` with two axes exchanged."""
+    axes = list(range(x.ndim))
+    axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
+    return transpose(x, axes)
+
+
+def moveaxis(x, source, destination):
+    """``x`` with axis ``source`` moved to ``destination``, the others in their order."""
+    axes = list(range(x.ndim))
+    axes.insert(destination % x.ndim, axes.pop(source))
+    return transpose(x, axes)
+
+
+def expand_dims(x, axis):
+    """``x`` with a new axis of length 1 at ``axis``."""
+    return reshape(x, np.expand_dims(np.broadcast_to(0, x.shape), axis).shape)
+
+
+def squeeze(x, axis=None):
+    """``x`` without its axes of length 1, or without the one(s) named."""
+    return reshape(x, np.squeeze(np.broadcast_to(0, x.shape), axis).shape)
+
+
+# ---- some of the entries -----------------------------------------------------------------------
+
+
+class Placed(Term):
+    """Zero but for ``g`` at ``index``: a slice of a sequence, or rows of an embedding table."""
+
+    __slots__ = ("g", "index")
+
+    def __init__(self, g: Any, index: Any, shape: tuple[int, ...]) -> None:
+        self.g, self.index = g, index
+        self.shape, self.dtype = shape, g.dtype
+        self.nbytes = prod(g.shape) * g.dtype.itemsize
+
+    def dense(self) -> Any:
+        return _scatter(self.g, self.index, self.shape)
+
+    @staticmethod
+    def add_up(terms: Sequence[Placed], total: Any) -> Any:
+        first, backend = terms[0], backend_of(terms[0].g)
+        dtype = np.result_type(*{term.dtype for term in terms})
+        if total is None:
+            total = backend.zeros(first.shape, dtype)
+        total = total.astype(np.result_type(total.dtype, dtype), copy=False)
+        for term in terms:
+            backend.scatter_add(total, term.index, term.g)
+        return total
+
+
+@op(x=lambda g, index, x_shape: Placed(g, index, x_shape))
+def _getitem(x, index):
+    return x[index]
+
+
+@op(x=lambda g, index: _getitem(g, index))
+def _scatter(x, index, shape):
+    out = backend_of(x).zeros(shape, x.dtype)
+    backend_of(x).scatter_add(out, index, x)
+    return out
+
+
+def getitem(x, index):
+    """``x[index]``: integers, slices, ``...``, None, integer arrays, boolean masks, and mixtures."""
+    return _getitem(x, _frozen(index))
+
+
+def scatter(x, index, shape):
+    """Zeros of ``shape`` with ``x`` added at ``index``; an entry named twice gets both."""
+    return _scatter(x, _frozen(index), shape)
+
+
+def scatter_add(x, index, updates):
+    """``x`` with ``updates`` added at ``index``; an entry named twice gets both."""
+    return x + scatter(updates, index, x.shape)
+
+
+def _frozen(index):
+    """The index with copies of its arrays, so that a later change cannot reach the backward pass."""
+    if isinstance(index, tuple):
+        return tuple(map(_frozen, index))
+    if isinstance(index, TensorCore):
+        if index.node is not None:
+            raise DtypeError(f"index: a tracked {index.array.dtype} Tensor cannot be an index")
+        index = index.array
+    if isinstance(index, (list, np.ndarray)):
+        index = np.array(index)
+        return index.astype(int) if index.size == 0 and index.dtype != bool else index
+    return index.copy() if hasattr(index, "__cuda_array_interface__") else index
+
+
+def flip(x, axis=None):
+    """``x`` with the order of its entries reversed along ``axis``, along every axis if None."""
+    axes = range(x.ndim) if axis is None else np.atleast_1d(axis) % x.ndim
+    return _getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim)))
+
+
+def take(x, indices, axis=None):
+    """The entries, or the slices along ``axis``, that ``indices`` name; flattened if None."""
+    if axis is None:
+        return getitem(reshape(x, -1), indices)
+    return getitem(x, (*[slice(None)] * (axis % x.ndim), indices))
+
+
+def take_along_axis(x, indices, axis):
+    """``x[..., indices[..., i, ...], ...]``: one index for each entry of the result."""
+    indices = np.asarray(indices)
+    grid = list(np.ogrid[tuple(map(slice, indices.shape))])
+    grid[axis] = indices
+    return _getitem(x, tuple(grid))
+
+
+def repeat(x, repeats, axis=None):
+    """``x`` with each entry along ``axis`` repeated, in NumPy's sense; flattened if None."""
+    if axis is None:
+        x, axis = reshape(x, -1), 0
+    return take(x, np.repeat(np.arange(x.shape[axis]), repeats), axis)
+
+
+def tile(x, reps):
+    """``x`` laid side by side ``reps`` times along each axis, in NumPy's sense."""
+    reps = (reps,) if isinstance(reps, int) else tuple(reps)
+    ndim = max(len(reps), x.ndim)
+    reps = (1,) * (ndim - len(reps)) + reps
+    shape = (1,) * (ndim - x.ndim) + x.shape
+    pairs = [side for n in shape for side in (1, n)]
+    copies = [side for k, n in zip(reps, shape, strict=True) for side in (k, n)]
+    wide = broadcast_to(reshape(x, pairs), tuple(copies))
+    return reshape(wide, tuple(k * n for k, n in zip(reps, shape, strict=True)))
+
+
+def pad(x, pad_width, constant_value=0.0):
+    """``x`` with a margin of a constant; ``pad_width`` is NumPy's: n, (before, after), or pairs."""
+    widths = np.broadcast_to(pad_width, (x.ndim, 2)).tolist()
+    inside = tuple(slice(a, a + n) for (a, _), n in zip(widths, x.shape, strict=True))
+    shape = tuple(a + n + b for (a, b), n in zip(widths, x.shape, strict=True))
+    if constant_value == 0.0:
+        return _scatter(x, inside, shape)
+    return _scatter(x - constant_value, inside, shape) + constant_value
+
+
+# ---- several arrays in one ---------------------------------------------------------------------
+
+
+@op(lambda g, axis, arrays_shape: (None, *_cut(g, axis, arrays_shape)))
+def _concatenate(axis, *arrays):
+    return np.concatenate(arrays, axis)
+
+
+def _cut(g, axis, shapes):
+    """The pieces of ``g`` along ``axis`` that belong to arrays of these shapes."""
+    before, end = (slice(None),) * (axis % g.ndim), 0
+    for shape in shapes:
+        start, end = end, end + shape[axis]
+        yield g[(*before, slice(start, end))]
+
+
+def concatenate(arrays, axis=0):
+    """The arrays one after the other along an axis that they have; flattened first if None."""
+    if axis is None:
+        return _concatenate(0, *[reshape(x, -1) for x in arrays])
+    return _concatenate(axis, *arrays)
+
+
+@op(lambda g, axis: (None, *unstack(g, axis)))
+def _stack(axis, *arrays):
+    return np.stack(arrays, axis)
+
+
+@op(lambda gs, axis: (_stack(axis, *_zeros_for_none(gs)), None))
+def _unstack(x, axis):
+    return tuple([x[(*[slice(None)] * (axis % x.ndim), i)] for i in range(x.shape[axis])])
+
+
+def stack(arrays, axis=0):
+    """The arrays, all of one shape, side by side along a new axis."""
+    return _stack(axis, *arrays)
+
+
+def unstack(x, axis=0):
+    """The tuple of slices of ``x`` along ``axis``: the steps of a sequence, say."""
+    return _unstack(x, axis)
+
+
+def _zeros_for_none(gs):
+    zero = next(g for g in gs if g is not None) * 0.0
+    return [zero if g is None else g for g in gs]
+
+
+def split(x, indices_or_sections, axis=0):
+    """The list of pieces of ``x`` along ``axis``: so many equal ones, or cut at these indices."""
+    n = x.shape[axis]
+    if isinstance(indices_or_sections, int):
+        if n % indices_or_sections:
+            raise ShapeError(
+                f"split(x, {indices_or_sections}): axis {axis} of length {n} is not divisible\n"
+                f"  x: {x.dtype} {x.shape}\n  hint: pass the indices at which to cut instead"
+            )
+        indices_or_sections = range(0, n, n // indices_or_sections)[1:]
+    cuts = [0, *indices_or_sections, n]
+    before = (slice(None),) * (axis % x.ndim)
+    return [_getitem(x, (*before, slice(a, b))) for a, b in zip(cuts, cuts[1:], strict=False)]

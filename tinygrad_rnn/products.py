@@ -1,0 +1,209 @@
+"""Products of matrices and of tensors, and the outer products that they leave to a weight."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from string import ascii_letters
+from typing import Any
+
+import numpy as np
+
+from .cotangents import Term
+from .engine import op
+from .errors import ShapeError
+from .linear import broadcast_to, getitem, pad, reshape, swapaxes, transpose
+
+__all__ = ["conv1d", "einsum", "matmul", "outer", "tensordot"]
+
+
+class OuterProduct(Term):
+    """``sum_n x[n] g[n]^T``: what N rows of input and of cotangent say about a weight matrix."""
+
+    __slots__ = ("g", "x")
+
+    def __init__(self, x: Any, g: Any) -> None:
+        self.x, self.g = x, g
+        self.shape = (x.shape[1], g.shape[1])
+        self.dtype = g.dtype
+        self.nbytes = x.shape[0] * (x.shape[1] + g.shape[1]) * g.dtype.itemsize
+
+    @property
+    def T(self) -> OuterProduct:
+        return OuterProduct(self.g, self.x)
+
+    def dense(self) -> Any:
+        return self.x.T @ self.g
+
+    @staticmethod
+    def add_up(terms: Sequence[OuterProduct], total: Any) -> Any:
+        if len(terms) == 1:
+            product = np.matmul(terms[0].x.T, terms[0].g)
+        else:
+            x = np.concatenate([term.x for term in terms])
+            g = np.concatenate([term.g for term in terms])
+            product = np.matmul(x.T, g)
+        return product if total is None else total + product
+
+
+def _rows(x):
+    """``x`` as a matrix: all its axes but the last in one."""
+    return x if x.ndim == 2 else x.reshape((-1, x.shape[-1]))
+
+
+def _left_cotangent(g, a_shape, b):
+    """``g b^T``; kept as outer products where that is less to hold than the matrix: ``W @ x``."""
+    if len(a_shape) == 2 == b.ndim and b.shape[1] * sum(a_shape) < prod(a_shape):
+        return OuterProduct(g.T, b.T)
+    return g @ (b.T if b.ndim == 2 else swapaxes(b, -1, -2))
+
+
+def _right_cotangent(g, a, b_shape):
+    """``a^T g``, summed over every axis that a weight ``b`` does not have: rows of outer products."""
+    return OuterProduct(_rows(a), _rows(g)) if len(b_shape) == 2 else swapaxes(a, -1, -2) @ g
+
+
+@op(a=_left_cotangent, b=_right_cotangent)
+def _matmul(a, b):
+    return np.matmul(a, b)
+
+
+def matmul(a, b):
+    """``a @ b``: the last axis of ``a`` against the last but one of ``b``, the others broadcast.
+
+    A vector counts as one row on the left and as one column on the right.
+    """
+    if np.ndim(a) == 0 or np.ndim(b) == 0:
+        raise ShapeError("matmul(a, b): a number is no matrix\n  hint: a * b scales")
+    if np.ndim(a) == 1:
+        y = matmul(reshape(a, (1, -1)), b)
+        return reshape(y, (*y.shape[:-2], *y.shape[-1:])) if b.ndim > 1 else reshape(y, ())
+    if np.ndim(b) == 1:
+        y = _matmul(a, reshape(b, (-1, 1)))
+        return reshape(y, y.shape[:-1])
+    return _matmul(a, b)
+
+
+def outer(a, b):
+    """The product of every entry of ``a`` with every entry of ``b``."""
+    return reshape(a, (-1, 1)) * reshape(b, (1, -1))
+
+
+def tensordot(a, b, axes=2):
+    """The sum over pairs of axes: the last ``axes`` of ``a`` with the first of ``b``, or two lists."""
+    if isinstance(axes, int):
+        left, right = list(range(a.ndim - axes, a.ndim)), list(range(axes))
+    else:
+        left, right = ([i] if isinstance(i, int) else list(i) for i in axes)
+    left, right = [i % a.ndim for i in left], [i % b.ndim for i in right]
+    if [a.shape[i] for i in left] != [b.shape[i] for i in right]:
+        raise ShapeError(
+            f"tensordot(a, b, axes): the paired axes differ\n  a: {a.shape}, axes {left}\n"
+            f"  b: {b.shape}, axes {right}"
+        )
+    rows = [i for i in range(a.ndim) if i not in left]
+    columns = [i for i in range(b.ndim) if i not in right]
+    summed = prod(a.shape[i] for i in left)
+    a_matrix = reshape(transpose(a, rows + left), (prod(a.shape[i] for i in rows), summed))
+    b_matrix = reshape(transpose(b, right + columns), (summed, prod(b.shape[i] for i in columns)))
+    return reshape(
+        a_matrix @ b_matrix,
+        (*[a.shape[i] for i in rows], *[b.shape[i] for i in columns]),
+    )
+
+
+# ---- einsum ------------------------------------------------------------------------------------
+
+
+@op(lambda g, subscripts, operands: (None, *_einsum_cotangents(g, subscripts, operands)))
+def _einsum(subscripts, *operands):
+    return np.einsum(subscripts, *operands)
+
+
+def _einsum_cotangents(g, subscripts, operands):
+    """For each operand: the einsum of ``g`` with the others, repeated along what was summed alone."""
+    terms, result = subscripts.split("->")
+    terms = terms.split(",")
+    sides = {}
+    for term, x in zip(terms, operands, strict=True):
+        for letter, n in zip(term, x.shape, strict=True):
+            sides[letter] = n if n != 1 else sides.get(letter, 1)
+    g = broadcast_to(g, tuple(sides[letter] for letter in result))
+    for i, term in enumerate(terms):
+        others = [result, *terms[:i], *terms[i + 1 :]]
+        known = "".join(letter for letter in term if any(letter in other for other in others))
+        part = _einsum(f"{','.join(others)}->{known}", g, *operands[:i], *operands[i + 1 :])
+        alone = tuple(sides[letter] if letter in known else 1 for letter in term)
+        yield broadcast_to(reshape(part, alone), tuple(sides[letter] for letter in term))
+
+
+def einsum(subscripts, *operands):
+    """The sum of products that ``subscripts`` spell: ``"bi,kij,bj->bk"`` is a bilinear form.
+
+    NumPy's notation, with ``...`` and with the implied result; a letter may repeat in one operand.
+    """
+    left, arrow, result = subscripts.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(operands):
+        raise ShapeError(
+            f"einsum({subscripts!r}): {len(operands)} operands\n  expected: {len(terms)}"
+        )
+    if not arrow:  # NumPy's rule: the letters that occur once, in alphabetical order
+        letters = sorted(set(left) - set(",."))
+        once = "".join(letter for letter in letters if left.count(letter) == 1)
+        result = ("..." if "..." in left else "") + once
+    free = [letter for letter in ascii_letters if letter not in left]
+    spread = [
+        np.ndim(x) - len(term.replace("...", "")) for term, x in zip(terms, operands, strict=True)
+    ]
+    widest = max((n for n, term in zip(spread, terms, strict=True) if "..." in term), default=0)
+    names = "".join(free[:widest])
+    terms = [
+        term.replace("...", names[widest - n :]) for term, n in zip(terms, spread, strict=True)
+    ]
+    pairs = [_diagonal(term, x) for term, x in zip(terms, operands, strict=True)]
+    spelled = ",".join(term for term, _ in pairs) + "->" + result.replace("...", names)
+    return _einsum(spelled, *[x for _, x in pairs])
+
+
+def _diagonal(term, x):
+    """The operand with each letter once: ``ii`` becomes the diagonal, named ``i``."""
+    for letter in dict.fromkeys(term):
+        while term.count(letter) > 1:
+            i = term.index(letter)
+            j = term.index(letter, i + 1)
+            index = np.arange(x.shape[i])
+            rest = [k for k in range(x.ndim) if k not in (i, j)]
+            x = getitem(transpose(x, [i, j, *rest]), (index, index))
+            term = letter + "".join(term[k] for k in rest)
+    return term, x
+
+
+# ---- convolution -------------------------------------------------------------------------------
+
+
+def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1):
+    """The slide's ``S(t) = sum_m I(t - m) K(m)``, as a window that slides along time.
+
+    ``x`` is (B, C, T), ``weight`` (C_out, C, K), ``bias`` (C_out,); the result (B, C_out, T_out).
+    PyTorch's layout and, like it, a correlation: the kernel is not reversed.
+    """
+    if x.ndim != 3 or weight.ndim != 3 or x.shape[1] != weight.shape[1]:
+        raise ShapeError(
+            f"conv1d(x, weight): x {x.shape}, weight {weight.shape}\n"
+            "  expected: x (batch, channels, time), weight (channels out, channels, width)"
+        )
+    x = pad(x, [(0, 0), (0, 0), (padding, padding)]) if padding else x
+    width = weight.shape[2]
+    steps = (x.shape[2] - dilation * (width - 1) - 1) // stride + 1
+    if steps < 1:
+        raise ShapeError(
+            f"conv1d(x, weight): {x.shape[2]} time steps are fewer than the window of"
+            f" {dilation * (width - 1) + 1}\n  hint: padding="
+        )
+    places = stride * np.arange(steps)[:, None] + dilation * np.arange(width)
+    windows = transpose(getitem(x, (slice(None), slice(None), places)), (0, 2, 1, 3))
+    y = reshape(windows, (*windows.shape[:2], -1)) @ transpose(
+        reshape(weight, (weight.shape[0], -1))
+    )
+    return swapaxes(y if bias is None else y + bias, 1, 2)

@@ -1,0 +1,133 @@
+"""Sums, products, extremes and averages along axes, with NumPy's rules for ``axis`` and ``keepdims``.
+
+``axis`` is None for all axes, an integer, or a tuple; ``()`` reduces nothing.
+"""
+
+from __future__ import annotations
+
+from math import prod as count_of
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
+
+from .arithmetic import exp, sqrt, where
+from .engine import op
+from .linear import broadcast_to, concatenate, reshape, transpose
+
+__all__ = [
+    "log_softmax",
+    "logsumexp",
+    "max",
+    "mean",
+    "min",
+    "norm",
+    "prod",
+    "softmax",
+    "std",
+    "sum",
+    "var",
+]
+
+
+def _kept(y, x_shape, axis):
+    """``y``, reduced from ``x_shape`` along ``axis``, with the reduced axes back, of length 1."""
+    axes = range(len(x_shape)) if axis is None else normalize_axis_tuple(axis, len(x_shape))
+    return reshape(y, tuple(1 if i in axes else n for i, n in enumerate(x_shape)))
+
+
+@op(x=lambda g, x_shape, axis: broadcast_to(_kept(g, x_shape, axis), x_shape))
+def sum(x, axis=None, keepdims=False):
+    """The sum along ``axis``."""
+    return np.sum(x, axis, keepdims=keepdims)
+
+
+def _shared(g, winners, axis):
+    """``g`` where ``winners`` holds, divided evenly among them where several tie."""
+    count = np.maximum(winners.sum(axis, keepdims=True), 1).astype(g.dtype)
+    return where(winners, g / count, 0.0)
+
+
+@op(x=lambda g, x, y, axis: _shared(_kept(g, x.shape, axis), x == _kept(y, x.shape, axis), axis))
+def max(x, axis=None, keepdims=False):
+    """The largest entry along ``axis``."""
+    return np.max(x, axis, keepdims=keepdims)
+
+
+def min(x, axis=None, keepdims=False):
+    """The smallest entry along ``axis``."""
+    return -max(-x, axis, keepdims)
+
+
+@op(
+    x=lambda g, x, y, axis: (
+        _kept(g, x.shape, axis) * exp(x - _kept(where(y == -np.inf, 0.0, y), x.shape, axis))
+    )
+)
+def logsumexp(x, axis=None, keepdims=False):
+    """``log(sum(exp(x)))`` along ``axis``, shifted by the maximum; -inf, with gradient 0, if all are."""
+    shift = np.max(x, axis, keepdims=True)
+    shift = np.where(np.isinf(shift), 0.0, shift)
+    with np.errstate(divide="ignore"):
+        y = np.log(np.sum(np.exp(x - shift), axis, keepdims=True)) + shift
+    return y if keepdims else y.reshape(np.sum(np.broadcast_to(0, x.shape), axis).shape)
+
+
+@op(x=lambda g, y, axis: y * (g - sum(g * y, axis, True)))
+def softmax(x, axis=-1):
+    """``exp(x) / sum(exp(x))`` along ``axis``; all zeros, with gradient 0, where every entry is -inf."""
+    shift = np.max(x, axis, keepdims=True)
+    e = np.exp(x - np.where(np.isinf(shift), 0.0, shift))
+    total = np.sum(e, axis, keepdims=True)
+    return e / (total + (total == 0))
+
+
+def log_softmax(x, axis=-1):
+    """``log(softmax(x))`` along ``axis``, finite where ``softmax`` itself would round to 0."""
+    return x - logsumexp(x, axis, keepdims=True)
+
+
+def _count(x, axis):
+    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    return count_of(x.shape[i] for i in axes)
+
+
+def mean(x, axis=None, keepdims=False):
+    """The mean along ``axis``."""
+    return sum(x, axis, keepdims) / _count(x, axis)
+
+
+def var(x, axis=None, ddof=0, keepdims=False):
+    """The mean squared distance from the mean along ``axis``; divided by ``n - ddof``."""
+    distance = x - mean(x, axis, keepdims=True)
+    return sum(distance * distance, axis, keepdims) / (_count(x, axis) - ddof)
+
+
+def _root(x):
+    """The square root, with slope 0 at 0: a norm there has no direction, so none is preferred."""
+    zero = x == 0
+    return where(zero, 0.0, sqrt(where(zero, 1.0, x)))
+
+
+def std(x, axis=None, ddof=0, keepdims=False):
+    """The square root of ``var``; where all entries are equal, its gradient is 0."""
+    return _root(var(x, axis, ddof, keepdims))
+
+
+def norm(x, axis=None, keepdims=False):
+    """The Euclidean length along ``axis``; at 0 its gradient is 0."""
+    return _root(sum(x * x, axis, keepdims))
+
+
+def prod(x, axis=None, keepdims=False):
+    """The product along ``axis``: pairs of halves, so that zeros among the entries do no harm."""
+    axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim)
+    others = [i for i in range(x.ndim) if i not in axes]
+    kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
+    x = reshape(transpose(x, [*axes, *others]), (_count(x, axes), *[x.shape[i] for i in others]))
+    if not x.shape[0]:
+        x = concatenate([x, np.ones((1, *x.shape[1:]), x.dtype)])
+    while x.shape[0] > 1:
+        half = x.shape[0] // 2
+        pairs = x[:half] * x[half : 2 * half]
+        x = concatenate([pairs, x[2 * half :]]) if x.shape[0] % 2 else pairs
+    return reshape(x, kept if keepdims else x.shape[1:])

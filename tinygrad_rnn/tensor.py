@@ -1,0 +1,407 @@
+"""The Tensor: everything above, as methods and operators, under PyTorch's and NumPy's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+
+from . import arithmetic, linear, products, reductions
+from .backend import backend_for, backend_of
+from .backward import backward
+from .engine import TensorCore, Watch, leaf
+from .errors import DtypeError, NotTrackedError, ShapeError, described
+
+__all__ = ["Tensor", "tensor"]
+
+
+def tensor(
+    data: Any, dtype: Any = None, requires_grad: bool = False, device: str | None = None
+) -> Tensor:
+    """A Tensor with a copy of ``data``; a leaf that gathers gradients if ``requires_grad``.
+
+    Python floats become float32, arrays keep their dtype.  Raises DtypeError for data that are not
+    numbers, and for ``requires_grad`` of integers.
+    """
+    if isinstance(data, TensorCore):
+        data = data.array
+    if hasattr(data, "dtype"):
+        array = data.astype(dtype or data.dtype)  # always a copy
+    else:
+        try:
+            array = np.array(data, dtype)
+        except ValueError as error:
+            raise ShapeError(
+                f"tensor(data): {error}\n  hint: rows must have equal lengths"
+            ) from error
+        if dtype is None and array.dtype == np.float64 and not _has_numpy(data):
+            array = array.astype(np.float32)
+    if array.dtype.kind not in "fcbiu":
+        raise DtypeError(
+            f"tensor(data): {described(data)} gives dtype {array.dtype}\n"
+            "  expected: numbers\n  hint: map words to ids first"
+        )
+    if device is not None or isinstance(array, np.generic):
+        array = backend_for(device).asarray(array)
+    return Tensor(array, leaf(array) if requires_grad else None)
+
+
+def _has_numpy(data: Any) -> bool:
+    """Whether there is a NumPy value, which has a dtype to keep, in nested lists."""
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return hasattr(data, "dtype")
+
+
+class Tensor(TensorCore):
+    """An array that remembers how it was made.
+
+    ``array`` is the value, a NumPy or CuPy array.  Make one with ``tinygrad_rnn.tensor``.
+    """
+
+    __slots__ = ()
+    __array_ufunc__ = None  # so that ndarray * Tensor asks Tensor.__rmul__
+    __hash__ = object.__hash__
+
+    # ---- what it is ----
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    @property
+    def ndim(self) -> int:
+        return self.array.ndim
+
+    @property
+    def size(self) -> int:
+        return self.array.size
+
+    @property
+    def dtype(self) -> Any:
+        return self.array.dtype
+
+    @property
+    def device(self) -> str:
+        """``"cpu"`` or ``"cuda"``: where the array lives."""
+        return backend_of(self.array).device
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise DtypeError("len(x): x is a single number, of shape ()")
+        return self.shape[0]
+
+    def __iter__(self) -> Any:
+        return iter(linear.unstack(self))
+
+    def __repr__(self) -> str:
+        text = np.array2string(
+            backend_of(self.array).to_host(self.array),
+            separator=", ",
+            prefix="tensor(",
+            threshold=100,
+        )
+        if self.node is None:
+            source = ""
+        elif self.is_leaf:
+            source = ", requires_grad=True"
+        else:
+            source = f", made by {self.node.name}"
+        return f"tensor({text}, dtype={self.dtype}{source})"
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the value as a NumPy array on the host."""
+        return np.array(backend_of(self.array).to_host(self.array))
+
+    def item(self) -> Any:
+        """The value as a Python number; ShapeError if it is not a single one."""
+        if self.size != 1:
+            raise ShapeError(f"item(): a tensor of shape {self.shape} is not a single number")
+        return self.array.item()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        return bool(self.item())
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise DtypeError(
+            "a Tensor is not turned into an array unseen, for its gradient would be lost\n"
+            "  hint: x.numpy() gives a copy; tinygrad_rnn's functions take Tensors and arrays"
+        )
+
+    def __setitem__(self, index: Any, value: Any) -> NoReturn:
+        raise DtypeError(
+            "assignment into a Tensor would change a value that the backward pass may need\n"
+            "  hint: build a new one with stack, concatenate, where or scatter_add"
+        )
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        if self.node is not None and not self.is_leaf:
+            raise DtypeError(
+                f"deepcopy: this tensor was made by {self.node.name} and hangs on its graph\n"
+                "  hint: copy x.detach()"
+            )
+        return tensor(self.array, requires_grad=self.requires_grad)
+
+    def __reduce__(self) -> Any:
+        self.__deepcopy__(None)
+        return tensor, (self.array, self.dtype, self.requires_grad)
+
+    # ---- gradients ----
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation made it."""
+        return self.node is None or self.node.edges == ()
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether it is tracked: a leaf that asks for its gradient, or made from one."""
+        return self.node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, wanted: bool) -> None:
+        if not self.is_leaf:
+            raise NotTrackedError(
+                "requires_grad can be set on a leaf only\n  hint: y = x.detach() starts anew"
+            )
+        if wanted != self.requires_grad:
+            self.node = leaf(self.array) if wanted else None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """The gradient gathered so far; None before ``backward``, and for what does not keep it."""
+        watch = self.node.watch if self.node is not None else None
+        return None if watch is None else watch.grad
+
+    @grad.setter
+    def grad(self, g: Tensor | None) -> None:
+        if g is not None and (not isinstance(g, Tensor) or g.shape != self.shape):
+            raise ShapeError(
+                f"grad: got {described(getattr(g, 'array', g))}\n"
+                f"  expected: None or a Tensor of shape {self.shape}"
+            )
+        if g is not None or self.node is not None:
+            self._watch("grad").grad = g
+
+    def _watch(self, name: str) -> Watch:
+        if self.node is None:
+            raise NotTrackedError(f"{name}: this tensor is not tracked, no gradient reaches it")
+        if self.node.watch is None:
+            self.node.watch = Watch()
+        return self.node.watch
+
+    def retain_grad(self) -> None:
+        """Keep the cotangent of this interior tensor as ``.grad``, as a leaf does."""
+        self._watch("retain_grad").keeps = True
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call ``hook`` with the cotangent, once all of it is there; returns what removes it.
+
+        If the hook returns a Tensor, that one flows on.
+        """
+        hooks = self._watch("register_hook").hooks
+
+        def on_cotangent(g: Any) -> Any:
+            recorded = isinstance(g, Tensor)
+            replaced = hook(g if recorded else Tensor(np.asarray(g)))
+            if replaced is None:
+                return g
+            if not isinstance(replaced, Tensor) or replaced.shape != g.shape:
+                raise ShapeError(
+                    f"register_hook: the hook returned {described(getattr(replaced, 'array', replaced))}\n"
+                    f"  expected: None or a Tensor of shape {g.shape}"
+                )
+            return replaced if recorded else replaced.array
+
+        key = id(on_cotangent)
+        hooks[key] = on_cotangent
+
+        def remove() -> None:
+            hooks.pop(key, None)
+
+        return remove
+
+    def backward(
+        self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False
+    ) -> None:
+        """Add to every leaf's ``.grad`` its share of this tensor's gradient: see ``backward.py``."""
+        backward(self, gradient, retain_graph, create_graph)
+
+    def detach(self) -> Tensor:
+        """The same array as a constant: where a window of truncated BPTT begins."""
+        return Tensor(self.array)
+
+    def to(self, device: str) -> Tensor:
+        """The same values on ``"cpu"`` or ``"cuda"``; itself if it is there already."""
+        if device == self.device:
+            return self
+        return linear.to_device(self, device)
+
+    # ---- operators ----
+
+    def __add__(self, other: Any) -> Tensor:
+        return arithmetic.add(self, other)
+
+    def __radd__(self, other: Any) -> Tensor:
+        return arithmetic.add(other, self)
+
+    def __sub__(self, other: Any) -> Tensor:
+        return arithmetic.subtract(self, other)
+
+    def __rsub__(self, other: Any) -> Tensor:
+        return arithmetic.subtract(other, self)
+
+    def __mul__(self, other: Any) -> Tensor:
+        return arithmetic.multiply(self, other)
+
+    def __rmul__(self, other: Any) -> Tensor:
+        return arithmetic.multiply(other, self)
+
+    def __truediv__(self, other: Any) -> Tensor:
+        return arithmetic.divide(self, other)
+
+    def __rtruediv__(self, other: Any) -> Tensor:
+        return arithmetic.divide(other, self)
+
+    def __pow__(self, other: Any) -> Tensor:
+        return arithmetic.power(self, other)
+
+    def __rpow__(self, other: Any) -> Tensor:
+        return arithmetic.power(other, self)
+
+    def __matmul__(self, other: Any) -> Tensor:
+        return products.matmul(self, other)
+
+    def __rmatmul__(self, other: Any) -> Tensor:
+        return products.matmul(other, self)
+
+    def __neg__(self) -> Tensor:
+        return arithmetic.negative(self)
+
+    def __abs__(self) -> Tensor:
+        return arithmetic.abs(self)
+
+    def __getitem__(self, index: Any) -> Tensor:
+        return linear.getitem(self, index)
+
+    # Comparisons are about values alone: they give plain arrays.
+
+    def __eq__(self, other: object) -> Any:
+        return self.array == getattr(other, "array", other)
+
+    def __ne__(self, other: object) -> Any:
+        return self.array != getattr(other, "array", other)
+
+    def __lt__(self, other: Any) -> Any:
+        return self.array < getattr(other, "array", other)
+
+    def __le__(self, other: Any) -> Any:
+        return self.array <= getattr(other, "array", other)
+
+    def __gt__(self, other: Any) -> Any:
+        return self.array > getattr(other, "array", other)
+
+    def __ge__(self, other: Any) -> Any:
+        return self.array >= getattr(other, "array", other)
+
+    def argmax(self, axis: int | None = None) -> Any:
+        """The index of the largest entry, as a plain array."""
+        return self.array.argmax(axis)
+
+    def argmin(self, axis: int | None = None) -> Any:
+        """The index of the smallest entry, as a plain array."""
+        return self.array.argmin(axis)
+
+    # ---- the functions as methods ----
+
+    @property
+    def T(self) -> Tensor:
+        """The axes in reverse order."""
+        return linear.transpose(self)
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The entries in another shape: ``x.reshape(2, 3)`` or ``x.reshape((2, 3))``."""
+        return linear.reshape(self, shape[0] if len(shape) == 1 else shape)
+
+    def transpose(self, *axes: Any) -> Tensor:
+        """The axes permuted, in NumPy's sense: ``x.transpose(1, 0)``."""
+        if len(axes) == 1 and not isinstance(axes[0], int):
+            axes = axes[0]
+        return linear.transpose(self, axes or None)
+
+    def astype(self, dtype: Any) -> Tensor:
+        """The values in another floating-point dtype."""
+        return linear.astype(self, np.dtype(dtype))
+
+    def exp(self) -> Tensor:
+        return arithmetic.exp(self)
+
+    def log(self) -> Tensor:
+        return arithmetic.log(self)
+
+    def sqrt(self) -> Tensor:
+        return arithmetic.sqrt(self)
+
+    def tanh(self) -> Tensor:
+        return arithmetic.tanh(self)
+
+    def sigmoid(self) -> Tensor:
+        return arithmetic.sigmoid(self)
+
+    def relu(self) -> Tensor:
+        return arithmetic.relu(self)
+
+    def abs(self) -> Tensor:
+        return arithmetic.abs(self)
+
+    def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return reductions.sum(self, axis, keepdims)
+
+    def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return reductions.mean(self, axis, keepdims)
+
+    def max(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return reductions.max(self, axis, keepdims)
+
+    def min(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return reductions.min(self, axis, keepdims)
+
+    def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return reductions.prod(self, axis, keepdims)
+
+    def logsumexp(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return reductions.logsumexp(self, axis, keepdims)
+
+    def norm(self, axis: Any = None, keepdims: bool = False) -> Tensor:
+        return reductions.norm(self, axis, keepdims)
+
+    def var(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+        return reductions.var(self, axis, ddof, keepdims)
+
+    def std(self, axis: Any = None, ddof: int = 0, keepdims: bool = False) -> Tensor:
+        return reductions.std(self, axis, ddof, keepdims)
+
+    def softmax(self, axis: int = -1) -> Tensor:
+        return reductions.softmax(self, axis)
+
+    def log_softmax(self, axis: int = -1) -> Tensor:
+        return reductions.log_softmax(self, axis)
+
+    def squeeze(self, axis: Any = None) -> Tensor:
+        return linear.squeeze(self, axis)
+
+    def swapaxes(self, axis1: int, axis2: int) -> Tensor:
+        return linear.swapaxes(self, axis1, axis2)
+
+    def cumsum(self, axis: int | None = None) -> Tensor:
+        return linear.cumsum(self, axis)
+
+    def clip(self, low: Any = None, high: Any = None) -> Tensor:
+        return arithmetic.clip(self, low, high)
