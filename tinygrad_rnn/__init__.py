@@ -5,6 +5,7 @@ from .backward import grad
 from .engine import no_grad, op
 from .errors import *
 from .functional import *
+from .gradcheck import gradcheck, gradgradcheck
 from .linear import *
 from .products import *
 from .random import default_rng, manual_seed

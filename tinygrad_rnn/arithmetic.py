@@ -126,7 +126,7 @@ def cos(x):
     return np.cos(x)
 
 
-@op(x=lambda g, y: g * (1 - y * y))
+@op(x=lambda g, y: g - g * y * y)
 def tanh(x):
     """The hyperbolic tangent."""
     return np.tanh(x)

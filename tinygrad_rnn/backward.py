@@ -46,21 +46,27 @@ def sweep(
             g = sum_to(g, node.shape)  # the argument had been broadcast
         if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
             g = g.dense()  # terms are not recorded
-        if node in cotangents:
-            cotangents[node] = add(cotangents[node], g)
-        else:
+        old = cotangents.get(node)
+        if old is None:
             cotangents[node] = g
             heappush(queue, (-node.birth, node))  # the newest node is the first
+        else:
+            cotangents[node] = add(old, g)
 
     for node, g in roots:
         flow(node, g)
-    caller = Freed() if free else None
+    freed = Freed()
     while queue:
         node = heappop(queue)[1]
-        g = settled(node, cotangents.pop(node), kind)
-        if (node.watch and node.watch.keeps) if wanted is None else node in wanted:
+        g = cotangents.pop(node)
+        if node.watch is not None or type(g) is not np.ndarray or g.dtype is not node.dtype:
+            g = settled(node, g)
+        if node in wanted if wanted is not None else node.watch is not None and node.watch.keeps:
             found[node] = g
-        for parent, rule, values in edges_of(node):
+        edges = node.edges
+        if type(edges) is Freed:
+            raise edges.error(node)
+        for parent, rule, values in edges:
             if kind is not None:
                 values = recorded(node, parent, rule, values, kind)
             if rule.position is not None:
@@ -69,12 +75,12 @@ def sweep(
             for one, part in zip(parent, rule.vjp(g, *values), strict=True):
                 if one is not None and part is not None:
                     flow(one, part)
-        if caller and node.edges:
-            node.edges = caller
+        if free and edges:
+            node.edges = freed
     return found
 
 
-def settled(node: Node, g: Any, kind: type[TensorCore] | None) -> Any:
+def settled(node: Node, g: Any) -> Any:
     """The whole cotangent of ``node``: written out, in the node's dtype, and through its hooks."""
     if isinstance(g, Outputs):
         return g.dense()
@@ -107,21 +113,11 @@ def between(roots: Iterable[Node], wanted: set[Node]) -> set[Node]:
 
 def parents_of(node: Node) -> list[Node]:
     """The nodes of the tracked arguments of the call that made this node."""
-    edges = edges_of(node)
-    if edges and edges[0][1].position is None:
-        return [parent for parent in edges[0][0] if parent is not None]
-    return [parent for parent, _, _ in edges]
-
-
-def edges_of(node: Node) -> Any:
-    """The node's edges; GraphFreedError if an earlier backward pass has let them go."""
-    if isinstance(node.edges, Freed):
-        raise GraphFreedError(
-            f"{node.name}: this graph was freed by the backward pass at {node.edges.where}\n"
-            "  hint: for truncated BPTT, detach the state that is carried on: h = h.detach();\n"
-            "  to go through one graph twice on purpose, pass retain_graph=True the first time"
-        )
-    return node.edges
+    if type(node.edges) is Freed:
+        raise node.edges.error(node)
+    if node.edges and node.edges[0][1].position is None:
+        return [parent for parent in node.edges[0][0] if parent is not None]
+    return [parent for parent, _, _ in node.edges]
 
 
 class Freed:
@@ -134,6 +130,14 @@ class Freed:
         while frame.f_back and frame.f_globals.get("__package__") == __package__:
             frame = frame.f_back
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+    def error(self, node: Node) -> GraphFreedError:
+        """The error for a second pass through the node."""
+        return GraphFreedError(
+            f"{node.name}: this graph was freed by the backward pass at {self.where}\n"
+            "  hint: for truncated BPTT, detach the state that is carried on: h = h.detach();\n"
+            "  to go through one graph twice on purpose, pass retain_graph=True the first time"
+        )
 
 
 def recorded(

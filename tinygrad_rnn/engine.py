@@ -8,11 +8,12 @@ net leaves behind is a tree.  ``backward.py`` goes through either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ContextDecorator
 from contextvars import ContextVar
 from functools import wraps
 from itertools import count
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,13 @@ from .errors import DtypeError, TinygradRNNError, explained
 
 __all__ = ["OPERATIONS", "no_grad", "op"]
 
+Edge = tuple[Any, "Rule", Sequence[Any]]
+
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 """Every differentiable operation by name, in the order of definition."""
 
 _IS_VARIADIC, _IS_GENERATOR = 0x04, 0x20  # flags of a code object; importing inspect costs 8 ms
-_births = count()
+_birth = count().__next__
 _pauses: ContextVar[int] = ContextVar("pauses", default=0)
 
 
@@ -52,7 +55,7 @@ class Node:
     __slots__ = ("birth", "dtype", "edges", "name", "shape", "watch")
 
     def __init__(self, name: str, edges: Any, shape: Any, dtype: Any) -> None:
-        self.birth = next(_births)
+        self.birth = _birth()
         self.name = name
         self.edges = edges
         self.shape = shape
@@ -128,7 +131,7 @@ class Rule:
     gives those of all.  ``rest`` is the place of ``*arrays``, if the operation has such.
     """
 
-    __slots__ = ("position", "reads", "rest", "takes_terms", "vjp", "y_place")
+    __slots__ = ("position", "read", "reads", "rest", "takes_terms", "vjp", "y_place")
 
     def __init__(
         self,
@@ -147,13 +150,16 @@ class Rule:
             (names.index(name.removesuffix("_shape")), name.endswith("_shape"))
             for name in code.co_varnames[1 : code.co_argcount]  # all but g
         ]
+        self.read = reader(self.reads)
 
-    def read(self, everything: list[Any]) -> list[Any]:
-        """The values that the VJP names; of argument ``x`` as ``x_shape`` the shape alone."""
-        return [
-            shape_of(everything[place]) if shape_only else everything[place]
-            for place, shape_only in self.reads
-        ]
+
+def reader(reads: list[tuple[int, bool]]) -> Callable[[list[Any]], Sequence[Any]]:
+    """The function that takes ``[*arguments, y]`` to the values, or the shapes alone, at ``reads``."""
+    if any(shape_only for _, shape_only in reads):
+        return lambda values: [shape_of(values[i]) if only else values[i] for i, only in reads]
+    if len(reads) > 1:
+        return itemgetter(*[i for i, _ in reads])
+    return itemgetter(slice(reads[0][0], reads[0][0] + 1)) if reads else lambda values: ()
 
 
 def shape_of(x: Any) -> Any:
@@ -179,7 +185,8 @@ class Operation:
         names = [*self.parameters, "y"]
         rest = self.arity if self.variadic else None
         self.joint = Rule(joint, names, None, rest) if joint else None
-        self.rules = [Rule(vjp, names, names.index(key)) for key, vjp in vjps.items()]
+        rules = [Rule(vjp, names, names.index(key)) for key, vjp in vjps.items()]
+        self.rules = [(rule.position, rule, reader(rule.reads)) for rule in rules]
 
     def complete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments in their positions, keywords and defaults filled in."""
@@ -193,29 +200,33 @@ class Operation:
             self.forward(*args, **kwargs)  # raises Python's own TypeError for such a call
         return tuple([values[name] for name in self.parameters])
 
-    def record(self, args: tuple[Any, ...], arrays: list[Any], y: Any) -> Node:
+    def record(self, args: Sequence[Any], arrays: list[Any], y: Any) -> Node:
         """The node of this call: an edge to each tracked argument, with what its VJP reads."""
-        if self.joint:
-            fixed = self.arity
-            grouped = [*arrays[:fixed], tuple(arrays[fixed:])] if self.variadic else arrays
-            parents = tuple([x.node if isinstance(x, TensorCore) else None for x in args])
-            edges = [(parents, self.joint, self.joint.read([*grouped, y]))]
-        else:
-            everything = [*arrays, y]
-            edges = []
-            for rule in self.rules:
-                x = args[rule.position]  # type: ignore[index]
+        edges = []
+        if self.joint is None:
+            arrays.append(y)
+            for position, rule, read in self.rules:
+                x = args[position]
                 if isinstance(x, TensorCore) and x.node is not None:
-                    edges.append((x.node, rule, rule.read(everything)))
+                    edges.append((x.node, rule, read(arrays)))
             if not edges:
-                raise DtypeError(
-                    f"{self.name}: a tracked Tensor stands where there is no derivative\n"
-                    f"  has derivatives: {[self.parameters[r.position] for r in self.rules]}\n"  # type: ignore[index]
-                    "  hint: detach() the others"
-                )
-        if isinstance(y, tuple):
-            return Node(self.name, edges, None, None)
+                raise self.no_derivative()
+        else:
+            if self.variadic:
+                arrays = [*arrays[: self.arity], tuple(arrays[self.arity :])]
+            parents = tuple([x.node if isinstance(x, TensorCore) else None for x in args])
+            edges.append((parents, self.joint, self.joint.read([*arrays, y])))
+            if isinstance(y, tuple):
+                return Node(self.name, edges, None, None)
         return Node(self.name, edges, y.shape, y.dtype)
+
+    def no_derivative(self) -> DtypeError:
+        """The error for a tracked Tensor where the operation has no VJP."""
+        return DtypeError(
+            f"{self.name}: a tracked Tensor stands where there is no derivative\n"
+            f"  has derivatives: {[self.parameters[position] for position, _, _ in self.rules]}\n"
+            "  hint: detach() the others"
+        )
 
     def failed(self, args: tuple[Any, ...], error: Exception) -> TinygradRNNError:
         """The error that tells how the body failed on these arguments."""
@@ -246,36 +257,41 @@ def op(
     def differentiable(forward: Callable[..., Any]) -> Callable[..., Any]:
         operation = Operation(forward, joint, vjps)
         arity, variadic, record = operation.arity, operation.variadic, operation.record
+        may_mix = arity != 1
 
         @wraps(forward)
         def call(*args: Any, **kwargs: Any) -> Any:
             if kwargs or (len(args) != arity and not variadic):
                 args = operation.complete(args, kwargs)
-            kind = None
-            tracked = False
-            arrays = list(args)
-            for i, x in enumerate(args):
+            kind = node = None
+            arrays = []
+            for x in args:
                 if isinstance(x, TensorCore):
                     kind = type(x)
-                    arrays[i] = x.array
-                    if x.node is not None:
-                        tracked = True
-                elif isinstance(x, np.generic):
-                    arrays[i] = x.item()  # beside a Tensor, a NumPy scalar is a Python scalar
+                    node = node or x.node
+                    x = x.array
+                arrays.append(x)
             try:
-                y = forward(*(args if kind is None else arrays))
+                if kind is None:
+                    return forward(*args)
+                if may_mix:
+                    for i, x in enumerate(arrays):
+                        if isinstance(x, np.generic):  # beside a Tensor, a number like any other
+                            arrays[i] = x.item()
+                y = forward(*arrays)
             except TinygradRNNError:
                 raise
             except (ValueError, TypeError, IndexError) as error:
                 raise operation.failed(args, error) from error
-            if kind is None:
-                return y
-            if isinstance(y, tuple):
-                node = record(args, arrays, y) if tracked and not _pauses.get() else None
-                return tuple([kind(part, node and outlet(node, i, y)) for i, part in enumerate(y)])
-            if isinstance(y, np.generic):
+            if type(y) is np.ndarray:  # in most cases, and fast
+                pass
+            elif isinstance(y, np.generic):
                 y = np.asarray(y)
-            return kind(y, record(args, arrays, y) if tracked and not _pauses.get() else None)
+            if node is not None:
+                node = None if _pauses.get() else record(args, arrays, y)
+            if isinstance(y, tuple):
+                return tuple([kind(part, node and outlet(node, i, y)) for i, part in enumerate(y)])
+            return kind(y, node)
 
         call.operation = operation  # type: ignore[attr-defined]
         OPERATIONS[operation.name] = call
@@ -284,7 +300,7 @@ def op(
     return differentiable
 
 
-_OUTLET = Rule(lambda g, i, count: Outputs(count, {i: g}), ["i", "count"], 0)
+_OUTLET = Rule(lambda g, i, count: Outputs(count, {i: g}), ["x", "i", "count", "y"], 0)
 
 
 def outlet(node: Node, i: int, y: tuple[Any, ...]) -> Node:

@@ -102,7 +102,7 @@ def _reverse_axes(x):
 
 
 # So the cotangent of W.T, a sum of outer products, reaches W as one.
-_reverse_axes.operation.rules[0].takes_terms = True
+_reverse_axes.operation.rules[0][1].takes_terms = True
 
 
 @op(x=lambda g, axes: _permute(g, [axes.index(i) for i in range(len(axes))]))

@@ -69,7 +69,7 @@ def logsumexp(x, axis=None, keepdims=False):
     shift = np.where(np.isinf(shift), 0.0, shift)
     with np.errstate(divide="ignore"):
         y = np.log(np.sum(np.exp(x - shift), axis, keepdims=True)) + shift
-    return y if keepdims else y.reshape(np.sum(np.broadcast_to(0, x.shape), axis).shape)
+    return y if keepdims else y.reshape(np.sum(np.broadcast_to(0, np.shape(x)), axis).shape)
 
 
 @op(x=lambda g, y, axis: y * (g - sum(g * y, axis, True)))
