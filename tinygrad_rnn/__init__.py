@@ -1,7 +1,9 @@
 """tinygrad_rnn: a tiny tensor and autograd engine for recurrent and recursive nets."""
 
+from . import nn, optim
 from .arithmetic import *
 from .backward import grad
+from .checkpoint import load, save
 from .engine import no_grad, op
 from .errors import *
 from .functional import *

@@ -411,7 +411,7 @@ def _classified(draw: Draw) -> Case:
 def _labelled(values: str) -> Callable[[Draw], Case]:
     def case(draw: Draw) -> Case:
         x = getattr(draw, values)(draw.shape())
-        return [x / 4 if values == "positive" else x], {
+        return [np.asarray(x / 4) if values == "positive" else x], {
             "targets": np.asarray(draw.rng.choice([0.0, 1.0, 0.3], x.shape))
         }
 
@@ -494,7 +494,7 @@ ROWS: list[Row] = [
     Row("multiply", A.multiply, np.multiply, _binary()),
     Row("divide", A.divide, np.divide, _binary()),
     Row("negative", A.negative, np.negative, _unary()),
-    Row("power", A.power, np.power, _power),
+    Row("power", A.power, lambda a, b: np.power(a, b), _power),
     Row("exp", A.exp, np.exp, _unary()),
     Row("expm1", A.expm1, np.expm1, _unary()),
     Row("log", A.log, np.log, _unary("positive")),

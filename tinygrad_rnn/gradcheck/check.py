@@ -1,7 +1,6 @@
 """Gradient checks: what the engine says against what values alone say, to any order.
 
-With random signed cotangents u, ``s_1(x) = <u, f(x)>``; with random directions v_k,
-``s_{k+1}(x) = <v_k, grad s_k(x)>``.  The check of order k compares ``grad s_k`` with the numerical
+With random signed weights w_k, ``s_1(x) = <w_1, f(x)>`` and ``s_{k+1}(x) = <w_{k+1}, grad s_k(x)>``.  The check of order k compares ``grad s_k`` with the numerical
 slopes of ``s_k``, entry by entry.  So order 2 differentiates first-order gradients, which order 1
 has just compared with something independent.
 """
@@ -19,7 +18,6 @@ import numpy as np
 from ..backward import cotangents_of, parents_of
 from ..engine import Node, TensorCore, no_grad
 from ..errors import GradcheckError, NondifferentiableError, described
-from ..reductions import sum as total
 from ..registry import ANALYTIC
 from ..tensor import Tensor, tensor
 from .numeric import Arrays, central_difference, complex_step
@@ -125,8 +123,7 @@ class _Check:
         if not sum(x.size for x in self.xs):
             raise GradcheckError("gradcheck: nothing to check, there is no input with an entry")
         self.rng = np.random.default_rng(seed)
-        self.directions: list[Arrays] = []
-        self.cotangents: Arrays | None = None
+        self.weights: list[Arrays] = []
         self.cases, self.largest = 0, 0.0
         self.used = method if method != "auto" else self._best_method()
 
@@ -147,34 +144,36 @@ class _Check:
             )
         return [one for one in ys if isinstance(one, TensorCore)]
 
-    def scalar(self, k: int, leaves: Sequence[Tensor]) -> Tensor:
-        """``s_k`` at these leaves, recorded."""
+    def terms(self, k: int, leaves: Sequence[Tensor]) -> list[tuple[Tensor, np.ndarray]]:
+        """Tensors with weights, whose weighted sum is ``s_k``.
+
+        The sum itself is never recorded: a check that used our own ``sum`` could not judge it.
+        """
         if k == 1:
             ys = self.call(leaves)
-            if self.cotangents is None:
-                self.cotangents = [_signed(self.rng, y.shape) for y in ys]
-            pairs = zip(self.cotangents, ys, strict=True)
-            return _add([total(u * y) for u, y in pairs])
-        gradients = self.gradients(k - 1, leaves, record=True)
-        if len(self.directions) < k - 1:
-            self.directions.append([_signed(self.rng, x.shape) for x in self.xs])
-        pairs = zip(self.directions[k - 2], gradients, strict=True)
-        return _add([total(v * g) for v, g in pairs if g is not None])
+        else:
+            gradients = self.gradients(k - 1, leaves, record=True)
+            ys = [
+                Tensor(np.zeros(x.shape)) if g is None else g
+                for x, g in zip(self.xs, gradients, strict=True)
+            ]
+        if len(self.weights) < k:
+            self.weights.append([_signed(self.rng, y.shape) for y in ys])
+        return list(zip(ys, self.weights[k - 1], strict=True))
 
-    def gradients(self, k: int, leaves: Sequence[Tensor], record: bool = False) -> list[Any]:
-        """The gradient of ``s_k`` for each leaf, None where nothing flowed."""
-        s = self.scalar(k, leaves)
-        if s.node is None:
+    def gradients(
+        self, k: int, leaves: Sequence[Tensor], scale: float = 1.0, record: bool = False
+    ) -> list[Any]:
+        """The gradient of ``scale * s_k`` for each leaf, None where nothing flowed."""
+        tracked = [(y, scale * w) for y, w in self.terms(k, leaves) if y.node is not None]
+        if not tracked:
             return [None] * len(leaves)
-        return cotangents_of(s, leaves, create_graph=record)
+        ys, weights = zip(*tracked, strict=True)
+        return cotangents_of(ys, leaves, weights, create_graph=record)
 
     def engine(self, k: int, scale: float = 1.0) -> Arrays:
         """The engine's gradient of ``scale * s_k`` as arrays, zeros where nothing flowed."""
-        leaves = [tensor(x, requires_grad=True) for x in self.xs]
-        s = self.scalar(k, leaves)
-        if s.node is None:
-            return [np.zeros_like(x) for x in self.xs]
-        found = cotangents_of(s, leaves, np.full((), scale))
+        found = self.gradients(k, [tensor(x, requires_grad=True) for x in self.xs], scale)
         return [
             np.zeros_like(x) if g is None else g.array for x, g in zip(self.xs, found, strict=True)
         ]
@@ -183,18 +182,21 @@ class _Check:
         """``s_k`` as a number, from arrays that may be complex."""
         if k == 1:
             with no_grad():
-                return self.scalar(1, [Tensor(np.asarray(x)) for x in xs]).array
-        return self.scalar(k, [tensor(x, requires_grad=True) for x in xs]).array
+                terms = self.terms(1, [Tensor(np.asarray(x)) for x in xs])
+        else:
+            terms = self.terms(k, [tensor(x, requires_grad=True) for x in xs])
+        return sum(np.sum(w * y.array) for y, w in terms)
 
     def _best_method(self) -> str:
         """Both methods if every recorded operation is known as analytic, central otherwise."""
-        s = self.scalar(1, [tensor(x, requires_grad=True) for x in self.xs])
-        if s.node is None:
+        terms = self.terms(1, [tensor(x, requires_grad=True) for x in self.xs])
+        roots = [y.node for y, _ in terms if y.node is not None]
+        if not roots:
             raise GradcheckError(
                 "gradcheck: nothing to check, the output was not computed from the inputs\n"
                 "  hint: was something detached, or turned into a plain array?"
             )
-        names = {node.name.partition("[")[0] for node in _graph(s.node)} - {"leaf"}
+        names = {node.name.partition("[")[0] for node in _graph(roots)} - {"leaf"}
         return "complex and central" if names <= ANALYTIC else "central"
 
     # ---- the comparison ----
@@ -222,7 +224,7 @@ class _Check:
                 self._fail(k, i, None, "two runs differ: does func draw random numbers?")
             if np.isfinite(g).all() and np.any(zero[i] != 0):
                 self._fail(k, i, None, "a zero cotangent gives a gradient that is not zero")
-            rounding = 1e-12 * np.max(np.abs(g), initial=0.0) + 1e-15 * self.largest
+            rounding = 1e-12 * np.max(np.abs(g), initial=0.0) + 1e-14 * self.largest
             if np.max(np.abs(thrice[i] + 3 * g), initial=0.0) > rounding:
                 self._fail(k, i, None, "the gradient is not linear in the cotangent")
 
@@ -262,8 +264,9 @@ class _Check:
         if "complex" in self.used:
             slope = complex_step(lambda xs: self.value(k, xs), self.xs, i, v)
             if slope is not None:
-                rtol = (self.rtol or 1e-10) * 10 ** (k - 1)
-                slopes.append(Slope(slope, rtol, 1e-15 * self.largest))
+                looser = 10 ** (k - 1)
+                noise = 1e-15 * looser * self.largest
+                slopes.append(Slope(slope, (self.rtol or 1e-10) * looser, noise))
             elif self.used == "complex":
                 raise GradcheckError(
                     "gradcheck: method 'complex', but func returned a real value\n"
@@ -271,7 +274,7 @@ class _Check:
                 )
         if "central" in self.used:
             slope, noise, kink = central_difference(
-                lambda xs: self.value(k, xs), self.xs, i, v, self.eps
+                lambda xs: self.value(k, xs), self.xs, i, v, self.eps, self.largest
             )
             slopes.append(Slope(slope, (self.rtol or 1e-7) * 10 ** (k - 1), noise, kink))
         return slopes
@@ -344,13 +347,6 @@ def _signed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     return rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.5, shape)
 
 
-def _add(terms: list[Tensor]) -> Tensor:
-    result = terms[0] if terms else Tensor(np.zeros(()))
-    for term in terms[1:]:
-        result = result + term
-    return result
-
-
 def _float64(x: Any, i: int) -> np.ndarray:
     array = np.array(x.array if isinstance(x, TensorCore) else x)
     if array.dtype.kind != "f":
@@ -401,9 +397,9 @@ def _swapped(leaves: Sequence[Tensor], others: Iterable[Tensor]) -> Iterator[Non
             x.array, x.node = array, node
 
 
-def _graph(root: Node) -> set[Node]:
-    """Every node from which ``root`` was computed."""
-    seen, left = set(), [root]
+def _graph(roots: list[Node]) -> set[Node]:
+    """Every node from which the roots were computed."""
+    seen, left = set(), list(roots)
     while left:
         node = left.pop()
         if node not in seen:

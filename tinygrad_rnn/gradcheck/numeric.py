@@ -26,17 +26,17 @@ def complex_step(s: Scalar, xs: Arrays, i: int, v: np.ndarray, h: float = 1e-30)
 
 
 def central_difference(
-    s: Scalar, xs: Arrays, i: int, v: np.ndarray, h: float
+    s: Scalar, xs: Arrays, i: int, v: np.ndarray, h: float, magnitude: float
 ) -> tuple[float, float, float]:
     """The slope along ``v`` from five values, ``(8 (f1 - f_1) - (f2 - f_2)) / 12h``, error O(h^4).
 
-    With it come how much rounding of the values may move it, and how far the slopes on the left and
-    on the right are apart beyond what curvature explains: curvature makes one-sided slopes differ in
-    proportion to the step, a kink does not.
+    With it come how much rounding may move it, if the values are computed from numbers of this
+    ``magnitude``, and how far the slopes on the left and on the right are apart beyond what curvature
+    explains: curvature makes one-sided slopes differ in proportion to the step, a kink does not.
     """
     f = {k: float(s([*xs[:i], xs[i] + k * h * v, *xs[i + 1 :]])) for k in (-2, -1, 0, 1, 2)}
     slope = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
-    noise = 20 * np.finfo(float).eps * max(abs(value) for value in f.values()) / h
+    noise = 20 * np.finfo(float).eps * max(magnitude, *map(abs, f.values())) / h
     near = (f[1] - 2 * f[0] + f[-1]) / h
     far = (f[2] - 2 * f[0] + f[-2]) / (2 * h)
     apart = abs(far - 2 * near)

@@ -1,0 +1,305 @@
+"""Checkpoints: named arrays, and what else a model needs, in one file that holds no code.
+
+    save("model.npz", model.state_dict(), {"hidden_size": 192})
+    state = load("model.npz")                   # a dict of NumPy arrays
+    model = Model(**state.metadata)
+    model.load_state_dict(state)
+
+A ``.npz`` is what ``np.savez`` writes and ``np.load`` reads, with the metadata as one more member;
+each member has a checksum.  A ``.safetensors`` (extra ``io``) is what PyTorch's users exchange; it
+has none.  Nothing is ever pickled.  A file is written under another name and takes its own in one
+step, so that whatever happens leaves the old file or the new one, whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from math import prod
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from .backend import backend_of
+from .errors import CheckpointError, DtypeError, described
+
+__all__ = ["Checkpoint", "load", "save"]
+
+_FORMAT_VERSION = 1
+_METADATA_MEMBER = "metadata.json"  # in a .npz; the arrays' members end in .npy
+_METADATA_KEY = "tinygrad_rnn"  # in the header of a .safetensors, whose values are strings
+_RESERVED = "__metadata__"  # the name under which safetensors keeps that header
+
+
+class Checkpoint(dict[str, np.ndarray]):
+    """The arrays of a file by name; ``metadata`` is the dict that was saved with them."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], metadata: dict[str, Any]) -> None:
+        super().__init__(arrays)
+        self.metadata = metadata
+
+
+def save(
+    path: str | os.PathLike[str],
+    state: Mapping[str, Any],
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write ``state``, a dict from names to arrays or Tensors, to a ``.npz`` or ``.safetensors``.
+
+    ``metadata`` is a dict of what JSON has: numbers, strings, lists, dicts, None.  Only the owner
+    may read the file (mode 0600).  Raises CheckpointError for another suffix or a missing library,
+    DtypeError for what cannot be saved, OSError if the disk refuses; an old file stays as it was.
+    """
+    write, _ = _format_of(path, "save")
+    arrays = {name: _storable(name, value) for name, value in state.items()}
+    note = _note(dict(metadata or {}))
+    with _replacing(Path(path)) as file:
+        write(file, arrays, note)
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """The arrays and the metadata in a file of ``save``, ``np.savez``, or anyone's safetensors.
+
+    They are NumPy arrays, on the host.  Raises CheckpointError for a file that is truncated,
+    damaged, or something else, before memory is taken for what it claims to hold; FileNotFoundError
+    if there is none.
+    """
+    _, read = _format_of(path, "load")
+    with open(path, "rb") as file:
+        try:
+            return read(file)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"load({os.fspath(path)!r}): {error}\n"
+                "  hint: the file is damaged, or was not written by save or np.savez"
+            ) from error
+
+
+def _format_of(path: str | os.PathLike[str], name: str) -> tuple[Callable[..., None], Any]:
+    suffix = Path(path).suffix
+    if suffix not in _FORMATS:
+        raise CheckpointError(
+            f"{name}({os.fspath(path)!r}): unknown suffix {suffix!r}\n"
+            f"  expected: {' or '.join(_FORMATS)}\n"
+            "  hint: files with pickles inside (.pt, .pkl) can run code, and are not read"
+        )
+    return _FORMATS[suffix]
+
+
+# ---- what may be in a file ---------------------------------------------------------------------
+
+
+def host_array(value: Any) -> np.ndarray:
+    """``value``, a Tensor or an array on any device, as a NumPy array; no copy if it is one."""
+    array = getattr(value, "array", value)
+    return np.asarray(backend_of(array).to_host(array))
+
+
+def _storable(name: object, value: Any) -> np.ndarray:
+    """``value`` as an array that a file may hold, under a name that it may have."""
+    if not isinstance(name, str) or not name.isprintable() or name == _RESERVED:
+        raise DtypeError(f"save: {name!r:.60} cannot be a name\n  expected: a printable string")
+    array = host_array(value)
+    if array.dtype.kind not in "fiub":
+        raise DtypeError(
+            f"save: {name} is {described(array)}\n  expected: floats, integers or booleans\n"
+            "  hint: strings and settings belong in metadata"
+        )
+    return array
+
+
+def _note(metadata: dict[str, Any]) -> str:
+    """The metadata as the JSON text that goes into the file."""
+    try:
+        return json.dumps({"format_version": _FORMAT_VERSION, "metadata": metadata})
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DtypeError(
+            f"save: metadata cannot be written as JSON: {error}\n"
+            "  expected: numbers, strings, lists, dicts, None\n"
+            "  hint: arrays belong in state; float(x) turns a NumPy number into Python's"
+        ) from error
+
+
+def _metadata(note: str | bytes) -> dict[str, Any]:
+    """The metadata that ``note`` holds."""
+    try:
+        content = json.loads(note)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its metadata is no JSON: {error}") from error
+    version = content.get("format_version") if isinstance(content, dict) else None
+    if version != _FORMAT_VERSION or not isinstance(content.get("metadata"), dict):
+        raise CheckpointError(f"its format_version is {version!r}, expected {_FORMAT_VERSION}")
+    return content["metadata"]
+
+
+# ---- writing: the old file or the new one, whole -----------------------------------------------
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A new file to write to; it becomes ``path`` once the block has ended without an error."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".saving-")
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:  # an interrupt too leaves no temporary file behind
+        os.unlink(temporary)
+        raise
+    with suppress(OSError):  # the file is whole; some systems cannot sync the entry in its folder
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+# ---- .npz --------------------------------------------------------------------------------------
+
+
+def _write_npz(file: IO[bytes], arrays: dict[str, np.ndarray], note: str) -> None:
+    with zipfile.ZipFile(file, "w") as archive:
+        # A ZipInfo made here has a fixed date: equal states give equal files.
+        archive.writestr(zipfile.ZipInfo(_METADATA_MEMBER), note)
+        for name, array in arrays.items():
+            info = zipfile.ZipInfo(f"{name}.npy")
+            with archive.open(info, "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _read_npz(file: IO[bytes]) -> Checkpoint:
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            _check_members(members, os.fstat(file.fileno()).st_size)
+            arrays, metadata = {}, {}
+            for info in members:
+                if info.filename == _METADATA_MEMBER:
+                    metadata = _metadata(archive.read(info))
+                else:
+                    arrays[info.filename.removesuffix(".npy")] = _read_array(archive, info)
+            return Checkpoint(arrays, metadata)
+    except CheckpointError:
+        raise
+    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error) as error:
+        raise CheckpointError(f"it cannot be read as .npz: {error}") from error
+
+
+def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
+    """Raise CheckpointError unless these are arrays, as large together as the file at most."""
+    names = [info.filename for info in members]
+    for info in members:
+        name = info.filename
+        if names.count(name) > 1 or not name.isprintable():
+            raise CheckpointError(f"its member {name!r:.60} is there twice, or no name")
+        if not name.endswith(".npy") and name != _METADATA_MEMBER:
+            raise CheckpointError(f"its member {name!r:.60} is no array")
+        # What is not compressed cannot unpack to more than is there.
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointError(f"its member {name!r:.60} is compressed")
+    if sum(info.file_size for info in members) > size:
+        raise CheckpointError(f"its members claim more than its {size:,} bytes")
+
+
+def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """The array in one member, read only after its header has been found to tell the truth."""
+    with archive.open(info) as member:
+        version = np.lib.format.read_magic(member)
+        if version not in _HEADERS:
+            raise CheckpointError(f"its member {info.filename!r:.60} has .npy version {version}")
+        shape, _, dtype = _HEADERS[version](member)
+        claimed, there = prod(shape) * dtype.itemsize, info.file_size - member.tell()
+    if dtype.kind not in "fiub":
+        raise CheckpointError(f"its member {info.filename!r:.60} has dtype {dtype}")
+    if claimed != there or min(shape, default=0) < 0:
+        raise CheckpointError(
+            f"its member {info.filename!r:.60} has {there:,} bytes for {dtype} {shape}"
+        )
+    with archive.open(info) as member:
+        array = np.lib.format.read_array(member, allow_pickle=False)
+    return array.astype(dtype.newbyteorder("="), copy=False)
+
+
+_HEADERS: dict[tuple[int, int], Callable[[Any], tuple[Any, bool, np.dtype]]] = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+# ---- .safetensors ------------------------------------------------------------------------------
+
+
+def _safetensors() -> Any:
+    """The library ``safetensors``; CheckpointError if it is not installed."""
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise CheckpointError(
+            "files that end in .safetensors need the library safetensors\n"
+            "  hint: pip install 'tinygrad_rnn[io]', or let the name end in .npz"
+        ) from error
+    return safetensors
+
+
+def _write_safetensors(file: IO[bytes], arrays: dict[str, np.ndarray], note: str) -> None:
+    library = _safetensors()
+    in_c_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    file.write(library.numpy.save(in_c_order, {_METADATA_KEY: note}))
+
+
+def _read_safetensors(file: IO[bytes]) -> Checkpoint:
+    library = _safetensors()
+    try:
+        with library.safe_open(file.name, framework="numpy") as tensors:
+            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            header = tensors.metadata() or {}
+    except (library.SafetensorError, TypeError) as error:  # TypeError: a dtype that NumPy has not
+        raise CheckpointError(f"it cannot be read as .safetensors: {error}") from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "fiub":
+            raise CheckpointError(f"{name!r:.60} is {described(array)}")
+    note = header.get(_METADATA_KEY)
+    return Checkpoint(arrays, header if note is None else _metadata(note))
+
+
+_FORMATS: dict[str, tuple[Callable[..., None], Callable[[IO[bytes]], Checkpoint]]] = {
+    ".npz": (_write_npz, _read_npz),
+    ".safetensors": (_write_safetensors, _read_safetensors),
+}
+
+
+# ---- does a state fit? -------------------------------------------------------------------------
+
+
+def fitted(
+    target: str,
+    state: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    problems: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+    """Copies of the arrays of ``state`` in the dtypes of ``expected``, whose names it must have.
+
+    One CheckpointError lists all that is missing or unknown, or has another shape or kind of dtype,
+    after ``problems`` that the caller has found.
+    """
+    arrays = {name: host_array(value) for name, value in state.items()}
+    problems = [*problems]
+    problems += [f"missing: {name}" for name in expected if name not in arrays]
+    problems += [f"unknown: {name}" for name in arrays if name not in expected]
+    for name, like in expected.items():
+        x = arrays.get(name, like)
+        if x.shape != like.shape or x.dtype.kind != like.dtype.kind:
+            problems.append(f"{name}: expected {described(like)}, got {described(x)}")
+    if problems:
+        raise CheckpointError(
+            "\n  ".join([f"the state does not fit this {target}; nothing was loaded", *problems])
+        )
+    return {name: np.array(arrays[name], like.dtype) for name, like in expected.items()}

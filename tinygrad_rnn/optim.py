@@ -1,0 +1,258 @@
+"""Optimisers: how a gradient moves a parameter, in PyTorch's formulas.
+
+A step gives each parameter a new array and leaves the old one alone, so that a graph that still
+holds the old one keeps its right gradient.  Letters: w the parameter, g its gradient, lr the rate.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from .backend import backend_of
+from .checkpoint import fitted, host_array
+from .errors import DtypeError, NonFiniteError, NotTrackedError, described
+from .tensor import Tensor
+
+__all__ = ["SGD", "Adam", "Optimizer", "clip_grad_norm_"]
+
+Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+Memory = dict[str, Any]
+
+
+class Optimizer:
+    """What the optimisers share: the parameters, and for each a memory of the steps so far.
+
+    A subclass names its ``settings``, says by ``remembered`` what a memory is made of, and computes
+    ``moved``.  ``lr`` may be set at any time.
+    """
+
+    settings: ClassVar[dict[str, type]]
+    lr: float
+
+    def __init__(self, params: Parameters) -> None:
+        self.parameters = _leaves(type(self).__name__, params)
+        self.memories: list[Memory] = [{} for _ in self.parameters]
+
+    def remembered(self, w: Any) -> Memory:
+        """What the memory of a parameter holds by name: arrays like these."""
+        raise NotImplementedError
+
+    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+        """The new value of a parameter; ``memory`` is brought up to date."""
+        raise NotImplementedError
+
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        self.lr = float(self.lr)  # a NumPy float64 would make float32 parameters float64
+        for parameter, memory in zip(self.parameters, self.memories, strict=True):
+            if parameter.grad is not None:
+                w = parameter.array
+                g = parameter.grad.array.astype(w.dtype, copy=False)
+                parameter.array = self.moved(w, g, memory)
+
+    def zero_grad(self) -> None:
+        """Forget the gradients that the parameters have gathered."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Settings by name, and memories as ``0.v``, ``1.v``, ...: copies, as NumPy arrays."""
+        state = self._settings()
+        for i, memory in enumerate(self.memories):
+            state |= {f"{i}.{name}": np.array(host_array(x)) for name, x in memory.items()}
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over settings and memories: from here on, steps are what they would have been.
+
+        The parameters are known by their order.  All is checked before anything changes: one
+        CheckpointError lists what is missing, unknown, or of another shape or kind.
+        """
+        expected = self._settings()
+        for i, parameter in enumerate(self.parameters):
+            memory = {f"{i}.{name}": x for name, x in self.remembered(parameter.array).items()}
+            if not memory.keys().isdisjoint(state):  # before its first gradient it has none
+                expected |= memory
+        arrays = fitted(type(self).__name__, state, expected)
+        self.memories = [
+            {
+                name: backend_of(parameter.array).asarray(arrays[f"{i}.{name}"])
+                for name in self.remembered(parameter.array)
+                if f"{i}.{name}" in arrays
+            }
+            for i, parameter in enumerate(self.parameters)
+        ]
+        for name in self.settings:
+            setattr(self, name, arrays[name].item())
+
+    def _settings(self) -> dict[str, np.ndarray]:
+        return {name: np.array(kind(getattr(self, name))) for name, kind in self.settings.items()}
+
+
+class SGD(Optimizer):
+    """Gradient descent, with momentum (Polyak 1964) or Nesterov's (Sutskever et al. 2013).
+
+        g <- g + weight_decay * w
+        v <- momentum * v + g
+        w <- w - lr * v                     or, with ``nesterov``:  w - lr * (g + momentum * v)
+
+    Without momentum v is g, and nothing is remembered.  ValueError for settings out of range.
+    """
+
+    settings: ClassVar = {"lr": float, "momentum": float, "nesterov": bool, "weight_decay": float}
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float,
+        momentum: float = 0.0,
+        nesterov: bool = False,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params)
+        self.lr = _in_range("lr", lr)
+        self.momentum = _in_range("momentum", momentum)
+        self.nesterov = nesterov
+        self.weight_decay = _in_range("weight_decay", weight_decay)
+        if nesterov and not momentum:
+            raise ValueError("nesterov: momentum is 0\n  expected: momentum > 0, 0.9 say")
+
+    def remembered(self, w: Any) -> Memory:
+        return {"v": w}
+
+    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+        if self.weight_decay:
+            g = g + self.weight_decay * w
+        if self.momentum:
+            v = memory["v"] = self.momentum * memory.get("v", 0.0) + g
+            g = g + self.momentum * v if self.nesterov else v
+        return w - self.lr * g
+
+
+class Adam(Optimizer):
+    """Steps of about ``lr`` for every entry, whatever its gradient's scale (Kingma and Ba 2015).
+
+        g <- g + weight_decay * w
+        t <- t + 1
+        m <- b1 * m + (1 - b1) * g
+        v <- b2 * v + (1 - b2) * g * g
+        w <- w - lr * (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)
+
+    ``betas`` is (b1, b2).  m and v begin at 0; the divisions by 1 - b**t make up for that.
+    ValueError for settings out of range.
+    """
+
+    settings: ClassVar = dict.fromkeys(("lr", "b1", "b2", "eps", "weight_decay"), float)
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params)
+        self.lr = _in_range("lr", lr)
+        self.b1, self.b2 = (_in_range("betas", b, below=1.0) for b in betas)
+        self.eps = _in_range("eps", eps)
+        self.weight_decay = _in_range("weight_decay", weight_decay)
+
+    def remembered(self, w: Any) -> Memory:
+        return {"t": np.array(0), "m": w, "v": w}
+
+    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+        b1, b2 = self.b1, self.b2
+        if self.weight_decay:
+            g = g + self.weight_decay * w
+        t = memory["t"] = int(memory.get("t", 0)) + 1
+        m = memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
+        v = memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * (g * g)
+        scale = (1 - b2**t) ** 0.5
+        return w - self.lr / (1 - b1**t) * (m / (np.sqrt(v) / scale + self.eps))
+
+
+def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
+    """The norm of all gradients as one vector; if it is above ``max_norm``, they are scaled to it.
+
+    PyTorch's factor is ``max_norm / (norm + 1e-6)``; a ``max_norm`` of inf only measures.  The
+    parameters may come with their names, from ``named_parameters()``.  Raises NonFiniteError naming
+    the first parameter whose gradient is not finite, ValueError unless ``max_norm > 0``; nothing is
+    then changed.
+    """
+    if not max_norm > 0:
+        raise ValueError(f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0")
+    pairs = _named("clip_grad_norm_", parameters)
+    grads = [(name, x, x.grad.array) for name, x in pairs if x.grad is not None]
+    norm = math.hypot(*[_finite_norm(name, g) for name, _, g in grads])
+    factor = float(max_norm) / (norm + 1e-6)
+    if factor < 1:
+        for _, x, g in grads:
+            x.grad = Tensor(g * factor)
+    return norm
+
+
+def _finite_norm(name: str, g: Any) -> float:
+    """The Euclidean length of ``g``, in float64, where squares of float32 cannot overflow."""
+    norm = float(np.linalg.norm(g.astype(np.float64)))
+    if not math.isfinite(norm):
+        raise NonFiniteError(
+            f"clip_grad_norm_: the gradient of {name}, {described(g)}, has norm {norm}\n"
+            f"  of its {g.size} entries {int(np.isnan(g).sum())} are NaN and"
+            f" {int(np.isinf(g).sum())} infinite\n"
+            "  hint: if the loss was finite, look for a root, log or division at 0 on the way"
+        )
+    return norm
+
+
+# ---- what may be passed ------------------------------------------------------------------------
+
+
+def _in_range(name: str, value: float, below: float = math.inf) -> float:
+    """``value`` as a float; ValueError unless ``0 <= value < below``."""
+    if not 0 <= value < below:
+        raise ValueError(f"{name}: {value}\n  expected: 0 <= {name} < {below}")
+    return float(value)
+
+
+def _named(caller: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
+    """The parameters with their names; one that comes alone is named by its place."""
+    if isinstance(parameters, Tensor):
+        raise DtypeError(f"{caller}: the parameters are one Tensor\n  hint: pass [parameter]")
+    pairs = [x if isinstance(x, tuple) else (f"parameter {i}", x) for i, x in enumerate(parameters)]
+    for name, x in pairs:
+        if not isinstance(x, Tensor):
+            raise DtypeError(
+                f"{caller}: {name} is {described(x)}\n  expected: a Tensor, or (name, Tensor)\n"
+                "  hint: model.parameters()"
+            )
+    return pairs
+
+
+def _leaves(caller: str, parameters: Parameters) -> list[Tensor]:
+    """The parameters, found to be tracked leaves, each there once."""
+    pairs = _named(caller, parameters)
+    if not pairs:
+        raise ValueError(
+            f"{caller}: there are no parameters\n"
+            "  hint: Module.parameters() lists the Tensors with requires_grad=True in attributes"
+        )
+    first_names: dict[int, str] = {}
+    for name, x in pairs:
+        if not x.requires_grad or not x.is_leaf:
+            what = "was computed from others" if x.requires_grad else "is not tracked"
+            raise NotTrackedError(
+                f"{caller}: {name}, {described(x)}, {what}\n"
+                "  expected: a leaf with requires_grad=True, for only leaves gather gradients"
+            )
+        first = first_names.setdefault(id(x), name)
+        if first != name:
+            raise ValueError(
+                f"{caller}: {name} and {first} are the same Tensor, which would move twice\n"
+                "  hint: Module.parameters() lists tied weights once"
+            )
+    return [x for _, x in pairs]
