@@ -13,5 +13,6 @@ from .products import *
 from .random import default_rng, manual_seed
 from .reductions import *
 from .tensor import Tensor, tensor
+from .transforms import hvp, jvp, vjp
 
 __version__ = "0.1.0"

@@ -127,7 +127,7 @@ class Freed:
 
     def __init__(self) -> None:
         frame = sys._getframe()
-        while frame.f_back and frame.f_globals["__name__"].startswith("tinygrad_rnn."):
+        while frame.f_back and frame.f_globals.get("__name__", "").startswith("tinygrad_rnn."):
             frame = frame.f_back
         self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
 

@@ -19,9 +19,8 @@ d(0 ** y) / dy                                          0, it does not change fo
 prod with zeros among the entries                       exact, products of the others
 logsumexp of all -inf                                   -inf, gradient 0
 softmax of a row that is all -inf (masked)              a row of 0, gradient 0
-where(x > 0, sqrt(x), x)' at x < 0                      1: the branch not taken gets exactly 0, but
-                                                        0 times an infinite slope is NaN (at x = 0):
-                                                        guard the argument too, the double where
+where(x > 0, sqrt(x), x)' at x <= 0                     NaN, 0 times the slope of the branch not taken:
+                                                        where(x > 0, sqrt(where(x > 0, x, 1)), x)
 mean cross entropy with every target ignored            0, gradient 0, no exception
 sum(axis=())                                            no reduction, as NumPy
 ndarray * Tensor                                        a Tensor

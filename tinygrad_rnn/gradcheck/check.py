@@ -240,6 +240,7 @@ class _Check:
             for slope in numeric:
                 if slope.kink > 1e-3 * scale:
                     self._kink(k, i, entry, engine, slope)
+            for slope in numeric:
                 error = abs(engine - slope.value)
                 if not error <= self.atol + slope.rtol * scale + slope.noise:  # so that NaN fails
                     self._fail(k, i, entry, None, engine, slope.value)
@@ -314,6 +315,7 @@ class _Check:
         numeric: float | None = None,
     ) -> None:
         name = getattr(self.func, "__name__", type(self.func).__name__)
+        name = name if name.isidentifier() else "func"  # a lambda
         lines = [f"gradcheck of {name}, order {k}: {self._name(i)}{_place(entry)}"]
         lines.append(f"  {described(self.xs[i])}")
         if reason is not None:

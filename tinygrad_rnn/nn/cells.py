@@ -61,7 +61,7 @@ class Cell(Module):
         return affine(h, self.weight_hh, self.bias_hh)
 
     def states(self, x: Any, **states: Any) -> list[Any]:
-        """The states, zeros for None; ShapeError unless ``x`` and they fit the cell, and each other."""
+        """The states, zeros for None; ShapeError unless ``x`` and they fit cell and each other."""
         shape: tuple[int, ...] = getattr(x, "shape", ())
         if len(shape) not in (1, 2) or shape[-1] != self.input_size:
             hint = f"one row of {self.input_size} numbers for each example, an array or a Tensor"

@@ -127,20 +127,22 @@ class Module:
     def __repr__(self) -> str:
         """The tree of all names, with settings and shapes; what is met again says where it was."""
         first_names: dict[int, str] = {}
-        modules = set()
+        depths = {"": 0}  # of the Modules
         lines = []
         for name, x in walk(self):
+            parent = name.rpartition(".")[0]
+            while parent not in depths:  # a list or a dict, which has no line of its own
+                parent = parent.rpartition(".")[0]
+            depth = depths[parent] + 1
             first = first_names.setdefault(id(x), name)
             if first != name:
                 what = f"the same as {first or 'the whole'}"
             elif isinstance(x, Module):
-                modules.add(name)
+                depths.setdefault(name, depth)
                 what = f"{type(x).__name__}({x._settings()})"
             else:
                 what = described(x) + ("" if x.requires_grad else ", constant")
-            path = name.split(".")
-            depth = sum(".".join(path[:i]) in modules for i in range(1, len(path)))
-            lines.append("  " * (depth + 1) + f"{name}: {what}")
+            lines.append("  " * depth + f"{name}: {what}")
         total = sum(x.size for x in self.parameters())
         lines[0] = f"{type(self).__name__}({self._settings()}), parameters: {total:,}"
         return "\n".join(lines)
