@@ -1,18 +1,26 @@
-"""tinygrad_rnn: a tiny tensor and autograd engine for recurrent and recursive nets."""
+"""tinygrad_rnn: a tiny tensor and autograd engine for recurrent and recursive nets.
 
-from . import nn, optim
-from .arithmetic import *
-from .backward import grad
-from .checkpoint import load, save
-from .engine import no_grad, op
+The imports below are in reading order: each file needs only those above it.
+"""
+
+# ruff: noqa: I001
 from .errors import *
-from .functional import *
-from .gradcheck import gradcheck, gradgradcheck
+from . import cotangents
+from .engine import no_grad, op
+from . import backend
 from .linear import *
+from .backward import grad
+from .arithmetic import *
+from .reductions import *
 from .products import *
 from .random import default_rng, manual_seed
-from .reductions import *
+from .functional import *
 from .tensor import Tensor, tensor
 from .transforms import hvp, jvp, vjp
+from . import nn
+from . import optim
+from .checkpoint import load, save
+from . import registry
+from .gradcheck import gradcheck, gradgradcheck
 
 __version__ = "0.1.0"

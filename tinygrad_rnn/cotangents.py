@@ -23,6 +23,10 @@ class Term:
     __slots__ = ("dtype", "nbytes", "shape")
     __array_ufunc__ = None
 
+    shape: Any
+    dtype: Any
+    nbytes: int
+
     def dense(self) -> Any:
         raise NotImplementedError
 

@@ -36,7 +36,7 @@ _pauses: ContextVar[int] = ContextVar("pauses", default=0)
 class TensorCore:
     """An array and the node that made it; None for a constant.  ``tensor.py`` adds the operators."""
 
-    __slots__ = ("array", "node", "__weakref__")
+    __slots__ = ("__weakref__", "array", "node")
 
     def __init__(self, array: Any, node: Node | None = None) -> None:
         self.array = array
@@ -185,8 +185,10 @@ class Operation:
         names = [*self.parameters, "y"]
         rest = self.arity if self.variadic else None
         self.joint = Rule(joint, names, None, rest) if joint else None
-        rules = [Rule(vjp, names, names.index(key)) for key, vjp in vjps.items()]
-        self.rules = [(rule.position, rule, reader(rule.reads)) for rule in rules]
+        self.rules: list[tuple[int, Rule, Any]] = []
+        for key, vjp in vjps.items():
+            rule = Rule(vjp, names, names.index(key))
+            self.rules.append((names.index(key), rule, rule.read))
 
     def complete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments in their positions, keywords and defaults filled in."""
@@ -200,33 +202,22 @@ class Operation:
             self.forward(*args, **kwargs)  # raises Python's own TypeError for such a call
         return tuple([values[name] for name in self.parameters])
 
-    def record(self, args: Sequence[Any], arrays: list[Any], y: Any) -> Node:
-        """The node of this call: an edge to each tracked argument, with what its VJP reads."""
-        edges = []
-        if self.joint is None:
-            arrays.append(y)
-            for position, rule, read in self.rules:
-                x = args[position]
-                if isinstance(x, TensorCore) and x.node is not None:
-                    edges.append((x.node, rule, read(arrays)))
-            if not edges:
-                raise self.no_derivative()
-        else:
-            if self.variadic:
-                arrays = [*arrays[: self.arity], tuple(arrays[self.arity :])]
-            parents = tuple([x.node if isinstance(x, TensorCore) else None for x in args])
-            edges.append((parents, self.joint, self.joint.read([*arrays, y])))
-            if isinstance(y, tuple):
-                return Node(self.name, edges, None, None)
-        return Node(self.name, edges, y.shape, y.dtype)
+    def joint_edge(self, args: Sequence[Any], values: list[Any]) -> Edge:
+        """The one edge, to all tracked arguments together, of an operation with a joint VJP.
 
-    def no_derivative(self) -> DtypeError:
-        """The error for a tracked Tensor where the operation has no VJP."""
-        return DtypeError(
-            f"{self.name}: a tracked Tensor stands where there is no derivative\n"
-            f"  has derivatives: {[self.parameters[position] for position, _, _ in self.rules]}\n"
-            "  hint: detach() the others"
-        )
+        ``values`` is ``[*arguments, y]``.  DtypeError if there is no joint VJP either, so that a
+        tracked Tensor stands where the operation has no derivative.
+        """
+        if self.joint is None:
+            raise DtypeError(
+                f"{self.name}: a tracked Tensor stands where there is no derivative\n"
+                f"  has derivatives: {[self.parameters[position] for position, _, _ in self.rules]}\n"
+                "  hint: detach() the others"
+            )
+        if self.variadic:
+            values = [*values[: self.arity], tuple(values[self.arity : -1]), values[-1]]
+        parents = tuple([x.node if isinstance(x, TensorCore) else None for x in args])
+        return parents, self.joint, self.joint.read(values)
 
     def failed(self, args: tuple[Any, ...], error: Exception) -> TinygradRNNError:
         """The error that tells how the body failed on these arguments."""
@@ -256,42 +247,49 @@ def op(
 
     def differentiable(forward: Callable[..., Any]) -> Callable[..., Any]:
         operation = Operation(forward, joint, vjps)
-        arity, variadic, record = operation.arity, operation.variadic, operation.record
-        may_mix = arity != 1
+        name, arity, variadic = operation.name, operation.arity, operation.variadic
+        rules, joint_edge = operation.rules, operation.joint_edge
 
         @wraps(forward)
         def call(*args: Any, **kwargs: Any) -> Any:
             if kwargs or (len(args) != arity and not variadic):
                 args = operation.complete(args, kwargs)
             kind = node = None
-            arrays = []
+            values = []
             for x in args:
                 if isinstance(x, TensorCore):
                     kind = type(x)
                     node = node or x.node
                     x = x.array
-                arrays.append(x)
+                values.append(x)
             try:
                 if kind is None:
                     return forward(*args)
-                if may_mix:
-                    for i, x in enumerate(arrays):
+                if arity != 1:
+                    for i, x in enumerate(values):
                         if isinstance(x, np.generic):  # beside a Tensor, a number like any other
-                            arrays[i] = x.item()
-                y = forward(*arrays)
+                            values[i] = x.item()
+                y = forward(*values)
             except TinygradRNNError:
                 raise
             except (ValueError, TypeError, IndexError) as error:
                 raise operation.failed(args, error) from error
-            if type(y) is np.ndarray:  # in most cases, and fast
-                pass
-            elif isinstance(y, np.generic):
+            if isinstance(y, np.generic):
                 y = np.asarray(y)
-            if node is not None:
-                node = None if _pauses.get() else record(args, arrays, y)
+            if node is None or _pauses.get():
+                return tuple(map(kind, y)) if isinstance(y, tuple) else kind(y)
+            values.append(y)
+            edges = []
+            for position, rule, read in rules:
+                x = args[position]
+                if isinstance(x, TensorCore) and x.node is not None:
+                    edges.append((x.node, rule, read(values)))
+            if not edges:
+                edges.append(joint_edge(args, values))
             if isinstance(y, tuple):
-                return tuple([kind(part, node and outlet(node, i, y)) for i, part in enumerate(y)])
-            return kind(y, node)
+                node = Node(name, edges, None, None)
+                return tuple([kind(part, outlet(node, i, y)) for i, part in enumerate(y)])
+            return kind(y, Node(name, edges, y.shape, y.dtype))
 
         call.operation = operation  # type: ignore[attr-defined]
         OPERATIONS[operation.name] = call

@@ -91,6 +91,7 @@ def described(value: object) -> str:
 
 def explained(name: str, arguments: dict[str, object], error: Exception) -> TinygradRNNError:
     """The error to raise when the body of operation ``name`` raised ``error`` on these arguments."""
+    kind: type[TinygradRNNError]
     if isinstance(error, np.exceptions.AxisError):
         kind, hint = ShapeError, "axes count from 0, or from -1 backwards, up to the number of axes"
     elif isinstance(error, IndexError):

@@ -124,7 +124,7 @@ def _einsum_cotangents(g, subscripts, operands):
     """For each operand: the einsum of ``g`` with the others, repeated along what was summed alone."""
     terms, result = subscripts.split("->")
     terms = terms.split(",")
-    sides = {}
+    sides: dict[str, int] = {}
     for term, x in zip(terms, operands, strict=True):
         for letter, n in zip(term, x.shape, strict=True):
             sides[letter] = n if n != 1 else sides.get(letter, 1)

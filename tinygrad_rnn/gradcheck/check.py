@@ -137,12 +137,13 @@ class _Check:
         else:
             y = self.func(*leaves)
         ys = list(y) if isinstance(y, (tuple, list)) else [y]
-        if not any(isinstance(one, TensorCore) for one in ys):
+        tensors = [one for one in ys if isinstance(one, Tensor)]
+        if not tensors:
             raise GradcheckError(
                 f"gradcheck: func returned {described(y)}, which carries no derivative\n"
                 "  hint: it should return a Tensor, or several, computed from its inputs"
             )
-        return [one for one in ys if isinstance(one, TensorCore)]
+        return tensors
 
     def terms(self, k: int, leaves: Sequence[Tensor]) -> list[tuple[Tensor, np.ndarray]]:
         """Tensors with weights, whose weighted sum is ``s_k``.
