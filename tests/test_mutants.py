@@ -21,7 +21,8 @@ from .test_operations import primitives_of
 
 CASES = 40  # drawn per row before a mutant counts as having survived
 
-# ---- the ways to spoil a VJP: each maps a cotangent (or the call) to a wrong one ------------------
+# ---- the ways to spoil a VJP: each maps a cotangent (or the call) to a wrong one
+# ------------------
 
 
 def transposed(g):
@@ -121,6 +122,7 @@ RULES["result of several"] = engine._OUTLET
 
 UNTESTED = {"_to_device": "moves an array to another device; tested with the device"}
 
+
 def rows_using(name):
     """The rows whose cases record the operation, those with the fewest others first."""
     if name == "result of several":
@@ -166,7 +168,7 @@ def mutants_of(key, rule):
 
 
 def carrying(key, rule):
-    """The places of what a rule may read that carries a derivative: y and differentiable arguments."""
+    """The places of what carries a derivative: y and the differentiable arguments."""
     if key == "result of several":
         return set()
     operation = engine.OPERATIONS[key.partition("[")[0]].operation
@@ -260,9 +262,7 @@ PROGRAMS = {
 def first_of_each(g, shape):
     """``sum_to`` that forgets to sum."""
     lead = len(g.shape) - len(shape)
-    index = tuple(
-        0 if i < lead else slice(0, shape[i - lead]) for i in range(len(g.shape))
-    )
+    index = tuple(0 if i < lead else slice(0, shape[i - lead]) for i in range(len(g.shape)))
     return g[index]
 
 

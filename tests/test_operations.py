@@ -87,7 +87,9 @@ def test_float32_stays_float32_and_is_close(row, data):
     ys32, gradients32 = pulled(row, arrays, keywords, dtype=np.float32)
     for a, b in zip(ys + gradients, ys32 + gradients32, strict=True):
         assert b.dtype == np.float32
-        np.testing.assert_allclose(b, a, rtol=1e-3, atol=1e-4 * max(1, np.max(np.abs(a), initial=0)))
+        np.testing.assert_allclose(
+            b, a, rtol=1e-3, atol=1e-4 * max(1, np.max(np.abs(a), initial=0))
+        )
 
 
 @every_row

@@ -204,7 +204,7 @@ def minimum(a, b):
 
 
 def clip(x, low=None, high=None):
-    """``x`` kept between ``low`` and ``high``; at the bounds themselves it still moves with ``x``."""
+    """``x`` kept between ``low`` and ``high``; at the bounds it still moves with ``x``."""
     if low is not None:
         x = where(x < low, low, x)
     return x if high is None else where(x > high, high, x)

@@ -1,8 +1,8 @@
 """Where arrays live: NumPy on the host, CuPy on a GPU; the few things that the two do differently.
 
 Operations call NumPy's functions, and these dispatch on the array that they are given, so one body
-serves both.  What does not dispatch goes through a ``Backend``: creation, the two doors between host
-and device, the scatter-add, and the test of ids.
+serves both.  What does not dispatch goes through a ``Backend``: creation, the two doors between
+host and device, the scatter-add, and the test of ids.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def backend_of(x: Any) -> Backend:
 
 
 def backend_for(device: str | None) -> Backend:
-    """The backend of a device's name, ``"cpu"`` or ``"cuda"``; DeviceError with the reason if absent."""
+    """The backend of device ``"cpu"`` or ``"cuda"``; DeviceError with the reason if absent."""
     if device in (None, "cpu"):
         return _NUMPY
     if device == "cuda":

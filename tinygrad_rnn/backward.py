@@ -1,8 +1,8 @@
 """The backward pass: one sweep from the newest node to the oldest.
 
 Each node is older than what was computed from it, so when a node is the newest one left, all of its
-cotangent has come in.  That is the whole order: no recursion, and the same loop for the chain that a
-sentence leaves behind and for the tree of a parse.
+cotangent has come in.  That is the whole order: no recursion, and the same loop for the chain that
+a sentence leaves behind and for the tree of a parse.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ def sweep(
 ) -> dict[Node, Any]:
     """The cotangents of the ``wanted`` nodes; of all that keep their gradient, if None.
 
-    ``roots`` are nodes with their cotangents.  ``kind`` is the class of Tensors if the VJPs are to be
-    recorded, for derivatives of derivatives; if None, they get raw arrays and NumPy's speed.  ``free``
-    lets go of a node's kept values as soon as they are used.
+    ``roots`` are nodes with their cotangents.  ``kind`` is the class of Tensors if the VJPs are to
+    be recorded, for derivatives of derivatives; if None, they get raw arrays and NumPy's speed.
+    ``free`` lets go of a node's kept values as soon as they are used.
     """
     needed = None if wanted is None else between([node for node, _ in roots], wanted)
     cotangents: dict[Node, Any] = {}
@@ -170,8 +170,8 @@ def backward(
 ) -> None:
     """Add to ``.grad`` of each leaf that ``y`` was computed from the cotangent that reaches it.
 
-    ``gradient`` is the cotangent of ``y``, 1 if ``y`` is a single number.  The graph is freed unless
-    ``retain_graph``; ``create_graph`` keeps it and records the backward pass too.
+    ``gradient`` is the cotangent of ``y``, 1 if ``y`` is a single number.  The graph is freed
+    unless ``retain_graph``; ``create_graph`` keeps it and records the backward pass too.
     """
     kind = type(y) if create_graph else None
     roots = [(node_of(y, "backward"), seed_of(y, gradient, "backward", kind))]
@@ -191,8 +191,8 @@ def grad(
 ) -> Any:
     """The cotangents of ``inputs``, a Tensor or a sequence of them, and ``.grad`` left alone.
 
-    ``grad_outputs`` are the cotangents of ``outputs``, 1 for a single number.  Raises NotTrackedError
-    for an input that no output was computed from.
+    ``grad_outputs`` are the cotangents of ``outputs``, 1 for a single number.  Raises
+    NotTrackedError for an input that no output was computed from.
     """
     many = not isinstance(inputs, TensorCore)
     xs = list(inputs) if many else [inputs]
@@ -258,7 +258,7 @@ def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | No
 
 
 def own(g: Any, kind: type[TensorCore]) -> TensorCore:
-    """``g`` as a Tensor with an array of its own, for the engine shares arrays between cotangents."""
+    """``g`` as a Tensor with an array of its own: in the sweep, cotangents may share arrays."""
     if isinstance(g, TensorCore):
         return kind(g.array.copy(), g.node)
     return kind(np.asarray(g.copy()))

@@ -106,12 +106,17 @@ def _storable(name: object, value: Any) -> np.ndarray:
     if not isinstance(name, str) or not name.isprintable() or name == _RESERVED:
         raise DtypeError(f"save: {name!r:.60} cannot be a name\n  expected: a printable string")
     array = host_array(value)
-    if array.dtype.kind not in "fiub":
+    if not _is_plain(array.dtype):
         raise DtypeError(
             f"save: {name} is {described(array)}\n  expected: floats, integers or booleans\n"
             "  hint: strings and settings belong in metadata"
         )
     return array
+
+
+def _is_plain(dtype: np.dtype) -> bool:
+    """Whether every machine has this dtype, and its values are nothing but numbers."""
+    return dtype.kind in "fiub" and dtype.itemsize <= 8
 
 
 def _note(metadata: dict[str, Any]) -> str:
@@ -195,12 +200,13 @@ def _read_npz(file: IO[bytes]) -> Checkpoint:
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     """Raise CheckpointError unless these are arrays, as large together as the file at most."""
-    names = [info.filename for info in members]
+    names = set()
     for info in members:
         name = info.filename
-        if names.count(name) > 1 or not name.isprintable():
-            raise CheckpointError(f"its member {name!r:.60} is there twice, or no name")
-        if not name.endswith(".npy") and name != _METADATA_MEMBER:
+        if name in names:
+            raise CheckpointError(f"its member {name!r:.60} is there twice")
+        names.add(name)
+        if not (name.isprintable() and name.endswith(".npy")) and name != _METADATA_MEMBER:
             raise CheckpointError(f"its member {name!r:.60} is no array")
         # What is not compressed cannot unpack to more than is there.
         if info.compress_type != zipfile.ZIP_STORED:
@@ -217,7 +223,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
             raise CheckpointError(f"its member {info.filename!r:.60} has .npy version {version}")
         shape, _, dtype = _HEADERS[version](member)
         claimed, there = prod(shape) * dtype.itemsize, info.file_size - member.tell()
-    if dtype.kind not in "fiub":
+    if not _is_plain(dtype):
         raise CheckpointError(f"its member {info.filename!r:.60} has dtype {dtype}")
     if claimed != there or min(shape, default=0) < 0:
         raise CheckpointError(
@@ -264,8 +270,8 @@ def _read_safetensors(file: IO[bytes]) -> Checkpoint:
     except (library.SafetensorError, TypeError) as error:  # TypeError: a dtype that NumPy has not
         raise CheckpointError(f"it cannot be read as .safetensors: {error}") from error
     for name, array in arrays.items():
-        if array.dtype.kind not in "fiub":
-            raise CheckpointError(f"{name!r:.60} is {described(array)}")
+        if not _is_plain(array.dtype):
+            raise CheckpointError(f"its entry {name!r:.60} is {described(array)}")
     note = header.get(_METADATA_KEY)
     return Checkpoint(arrays, header if note is None else _metadata(note))
 

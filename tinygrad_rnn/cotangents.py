@@ -18,7 +18,7 @@ __all__ = ["Outputs", "Sum", "Term", "add"]
 
 
 class Term:
-    """A cotangent of known shape and dtype; ``dense()`` writes it out, ``nbytes`` is what it holds."""
+    """A cotangent of known shape and dtype that holds ``nbytes``; ``dense()`` writes it out."""
 
     __slots__ = ("dtype", "nbytes", "shape")
     __array_ufunc__ = None
@@ -43,8 +43,8 @@ class Term:
 class Sum(Term):
     """A sum of terms of any kinds, and of arrays.
 
-    Pending terms are added up once they hold more bytes than the total, and more than 256 rows of an
-    outer product would: one matrix product per few hundred rows, and no second copy of what the
+    Pending terms are added up once they hold more bytes than the total, and more than 256 rows of
+    an outer product would: one matrix product per few hundred rows, and no second copy of what the
     graph holds.
     """
 

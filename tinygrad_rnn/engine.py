@@ -1,9 +1,9 @@
 """How calls are remembered: the Tensor's core, the node that records a call, and ``op``.
 
-An operation is a function on arrays plus one VJP per argument.  Arrays in, array out; any Tensor in,
-Tensor out, and if that Tensor is tracked, the call leaves a ``Node`` behind.  Nodes point backwards,
-to the nodes of their arguments, so what a recurrent net leaves behind is a chain and what a recursive
-net leaves behind is a tree.  ``backward.py`` goes through either.
+An operation is a function on arrays plus one VJP per argument.  Arrays in, array out; any Tensor
+in, Tensor out, and if that Tensor is tracked, the call leaves a ``Node`` behind.  Nodes point
+backwards, to the nodes of their arguments, so what a recurrent net leaves behind is a chain and
+what a recursive net leaves behind is a tree.  ``backward.py`` goes through either.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _pauses: ContextVar[int] = ContextVar("pauses", default=0)
 
 
 class TensorCore:
-    """An array and the node that made it; None for a constant.  ``tensor.py`` adds the operators."""
+    """An array and the node that made it, None for a constant; ``tensor.py`` adds operators."""
 
     __slots__ = ("__weakref__", "array", "node")
 
@@ -44,12 +44,12 @@ class TensorCore:
 
 
 class Node:
-    """One recorded call: what made it (its edges), when (its birth), and its value's shape and dtype.
+    """One recorded call: its edges, its birth, and the shape and dtype of its value.
 
     A node is numbered when it is made and its parents are older, so newest first is a topological
     order.  ``edges`` holds one ``(parent, rule, values)`` for each tracked argument: the values are
-    those that the rule's VJP names, and nothing else of the call is kept.  No node knows its Tensor,
-    so there is no cycle and a graph goes when the last Tensor that needs it goes.
+    those that the rule's VJP names, and nothing else of the call is kept.  No node knows its
+    Tensor, so there is no cycle and a graph goes when the last Tensor that needs it goes.
     """
 
     __slots__ = ("birth", "dtype", "edges", "name", "shape", "watch")
@@ -64,7 +64,7 @@ class Node:
 
 
 class Watch:
-    """What somebody wants of a node's cotangent: to keep it as ``.grad``, or to call hooks with it."""
+    """What somebody wants of a node's cotangent: to keep it as ``.grad``, to call hooks with it."""
 
     __slots__ = ("grad", "hooks", "keeps")
 
@@ -154,7 +154,7 @@ class Rule:
 
 
 def reader(reads: list[tuple[int, bool]]) -> Callable[[list[Any]], Sequence[Any]]:
-    """The function that takes ``[*arguments, y]`` to the values, or the shapes alone, at ``reads``."""
+    """The function from ``[*arguments, y]`` to the values, or the shapes alone, at ``reads``."""
     if any(shape_only for _, shape_only in reads):
         return lambda values: [shape_of(values[i]) if only else values[i] for i, only in reads]
     if len(reads) > 1:
@@ -209,10 +209,10 @@ class Operation:
         tracked Tensor stands where the operation has no derivative.
         """
         if self.joint is None:
+            having = [self.parameters[position] for position, _, _ in self.rules]
             raise DtypeError(
                 f"{self.name}: a tracked Tensor stands where there is no derivative\n"
-                f"  has derivatives: {[self.parameters[position] for position, _, _ in self.rules]}\n"
-                "  hint: detach() the others"
+                f"  has derivatives: {having}\n  hint: detach() the others"
             )
         if self.variadic:
             values = [*values[: self.arity], tuple(values[self.arity : -1]), values[-1]]
@@ -235,10 +235,10 @@ def op(
         @op(a=lambda g, b: g * b, b=lambda g, a: g * a)
         def multiply(a, b): return np.multiply(a, b)
 
-    A VJP takes ``g``, the cotangent of the result ``y``, and *names what it reads*: arguments, ``y``,
-    or ``x_shape`` for the shape of argument ``x`` alone; nothing else of the call is kept.  It may
-    return a cotangent that is still broadcast: the engine sums it to the shape of its argument.  It
-    speaks only what arrays and Tensors share, and so can be differentiated in turn.
+    A VJP takes ``g``, the cotangent of the result ``y``, and *names what it reads*: arguments,
+    ``y``, or ``x_shape`` for the shape of argument ``x`` alone; nothing else of the call is kept.
+    It may return a cotangent that is still broadcast: the engine sums it to the shape of its
+    argument.  It speaks only what arrays and Tensors share, and so can be differentiated in turn.
 
     The second form, ``@op(lambda g, ...: (g_0, g_1, ...))``, is for operations with several results
     (``g`` is then a tuple, None where nothing flowed), with ``*arrays``, or whose cotangents share

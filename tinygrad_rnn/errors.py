@@ -32,7 +32,7 @@ class ShapeError(TinygradRNNError, ValueError):
 
 
 class DtypeError(TinygradRNNError, TypeError):
-    """A value of the wrong type: an integer that should have a gradient, a string, a Tensor's array."""
+    """A value of the wrong type: an integer that should have a gradient, a string."""
 
 
 class IndexRangeError(TinygradRNNError, IndexError):
@@ -77,7 +77,7 @@ class GradcheckError(TinygradRNNError, AssertionError):
 
 
 class NondifferentiableError(GradcheckError):
-    """A point at which the slopes from the left and from the right differ, so nothing can be checked."""
+    """A point where the slopes from the left and from the right differ: nothing can be checked."""
 
 
 def described(value: object) -> str:
@@ -90,7 +90,7 @@ def described(value: object) -> str:
 
 
 def explained(name: str, arguments: dict[str, object], error: Exception) -> TinygradRNNError:
-    """The error to raise when the body of operation ``name`` raised ``error`` on these arguments."""
+    """The error that says how the body of operation ``name`` failed on these arguments."""
     kind: type[TinygradRNNError]
     if isinstance(error, np.exceptions.AxisError):
         kind, hint = ShapeError, "axes count from 0, or from -1 backwards, up to the number of axes"

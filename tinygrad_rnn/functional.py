@@ -25,7 +25,7 @@ __all__ = [
 
 
 def embedding(ids, weight):
-    """The rows of ``weight`` (V, D) that ``ids``, integers of any shape, name: shape (*ids.shape, D).
+    """The rows of ``weight`` (V, D) that integers ``ids`` name: an array (*ids.shape, D).
 
     IndexRangeError unless ``0 <= id < V``: no id wraps round.
     """
@@ -35,7 +35,7 @@ def embedding(ids, weight):
 
 
 def dropout(x, rate, rng=None):
-    """``x`` with each entry set to 0 with probability ``rate``, the others divided by ``1 - rate``."""
+    """``x`` with entries set to 0 with probability ``rate``, the others divided by ``1 - rate``."""
     if not 0 <= rate < 1:
         raise ValueError(f"dropout: rate {rate}\n  expected: 0 <= rate < 1")
     if rate == 0:
@@ -55,8 +55,9 @@ def nll(log_probs, targets, ignore_index=None):
 def cross_entropy(logits, targets, ignore_index=None):
     """The mean of ``-log softmax(logits)[..., target]``, in nats.
 
-    ``logits`` is (..., V), ``targets`` (...) integers; classes are on the last axis.  Targets equal to
-    ``ignore_index`` do not count; 0 if all are ignored.  IndexRangeError for ids outside 0 .. V - 1.
+    ``logits`` is (..., V), ``targets`` (...) integers; classes are on the last axis.  Targets equal
+    to ``ignore_index`` do not count; 0 if all are ignored.  IndexRangeError for ids outside 0 .. V
+    - 1.
     """
     name = "cross_entropy(logits, targets)"
     return _picked_mean(name, log_softmax(logits), targets, ignore_index)
@@ -92,7 +93,7 @@ def mse(x, y):
 
 
 def binary_cross_entropy_with_logits(logits, targets):
-    """The mean of ``-t log p - (1 - t) log(1 - p)`` with ``p = sigmoid(logits)``; never overflows."""
+    """The mean of ``-t log p - (1 - t) log(1 - p)``, ``p = sigmoid(logits)``; never overflows."""
     return mean(softplus(logits) - logits * targets)
 
 

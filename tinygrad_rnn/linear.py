@@ -7,6 +7,7 @@ and ``transpose`` are their own.  For a linear A, ``<A x, g> == <x, A* g>``, and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import prod
 from typing import Any
 
@@ -183,7 +184,7 @@ def _scatter(x, index, shape):
 
 
 def getitem(x, index):
-    """``x[index]``: integers, slices, ``...``, None, integer arrays, boolean masks, and mixtures."""
+    """``x[index]``: integers, slices, ``...``, None, integer arrays, masks, and mixtures."""
     return _getitem(x, _frozen(index))
 
 
@@ -198,7 +199,7 @@ def scatter_add(x, index, updates):
 
 
 def _frozen(index):
-    """The index with copies of its arrays, so that a later change cannot reach the backward pass."""
+    """The index with copies of its arrays: later changes cannot reach the backward pass."""
     if isinstance(index, tuple):
         return tuple(map(_frozen, index))
     if isinstance(index, TensorCore):
@@ -321,4 +322,4 @@ def split(x, indices_or_sections, axis=0):
         indices_or_sections = range(0, n, n // indices_or_sections)[1:]
     cuts = [0, *indices_or_sections, n]
     before = (slice(None),) * (axis % x.ndim)
-    return [_getitem(x, (*before, slice(a, b))) for a, b in zip(cuts, cuts[1:], strict=False)]
+    return [_getitem(x, (*before, slice(a, b))) for a, b in pairwise(cuts)]

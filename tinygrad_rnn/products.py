@@ -59,7 +59,7 @@ def _left_cotangent(g, a_shape, b):
 
 
 def _right_cotangent(g, a, b_shape):
-    """``a^T g``, summed over every axis that a weight ``b`` does not have: rows of outer products."""
+    """``a^T g``, summed over the axes that a weight ``b`` does not have: outer products."""
     return OuterProduct(_rows(a), _rows(g)) if len(b_shape) == 2 else swapaxes(a, -1, -2) @ g
 
 
@@ -90,7 +90,7 @@ def outer(a, b):
 
 
 def tensordot(a, b, axes=2):
-    """The sum over pairs of axes: the last ``axes`` of ``a`` with the first of ``b``, or two lists."""
+    """The sum over pairs of axes: the last ``axes`` of ``a``, the first of ``b``; or two lists."""
     if isinstance(axes, int):
         left, right = list(range(a.ndim - axes, a.ndim)), list(range(axes))
     else:
@@ -121,7 +121,7 @@ def _einsum(subscripts, *operands):
 
 
 def _einsum_cotangents(g, subscripts, operands):
-    """For each operand: the einsum of ``g`` with the others, repeated along what was summed alone."""
+    """For each operand: the einsum of ``g`` with the others, repeated where it was summed alone."""
     terms, result = subscripts.split("->")
     terms = terms.split(",")
     sides: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""The one source of randomness: a NumPy generator on the host, so a seed means the same everywhere."""
+"""The one source of randomness: a NumPy generator on the host; a seed means the same everywhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _generator = np.random.default_rng()
 
 
 def manual_seed(seed: int) -> np.random.Generator:
-    """The default generator, started anew from ``seed``; layers and dropout use it unless given one."""
+    """The default generator, started anew from ``seed``: for layers and dropout given none."""
     global _generator
     _generator = np.random.default_rng(seed)
     return _generator

@@ -1,4 +1,4 @@
-"""Sums, products, extremes and averages along axes, with NumPy's rules for ``axis`` and ``keepdims``.
+"""Sums, products, extremes and averages along axes, by NumPy's rules.
 
 ``axis`` is None for all axes, an integer, or a tuple; ``()`` reduces nothing.
 """
@@ -64,7 +64,7 @@ def min(x, axis=None, keepdims=False):
     )
 )
 def logsumexp(x, axis=None, keepdims=False):
-    """``log(sum(exp(x)))`` along ``axis``, shifted by the maximum; -inf, with gradient 0, if all are."""
+    """``log(sum(exp(x)))`` along ``axis``, never overflowing; -inf, gradient 0, if all are -inf."""
     shift = np.max(x, axis, keepdims=True)
     shift = np.where(np.isinf(shift), 0.0, shift)
     with np.errstate(divide="ignore"):
@@ -74,7 +74,7 @@ def logsumexp(x, axis=None, keepdims=False):
 
 @op(x=lambda g, y, axis: y * (g - sum(g * y, axis, True)))
 def softmax(x, axis=-1):
-    """``exp(x) / sum(exp(x))`` along ``axis``; all zeros, with gradient 0, where every entry is -inf."""
+    """``exp(x) / sum(exp(x))`` along ``axis``; zeros, with gradient 0, if every entry is -inf."""
     shift = np.max(x, axis, keepdims=True)
     e = np.exp(x - np.where(np.isinf(shift), 0.0, shift))
     total = np.sum(e, axis, keepdims=True)

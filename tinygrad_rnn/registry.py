@@ -19,7 +19,8 @@ d(0 ** y) / dy                                          0, it does not change fo
 prod with zeros among the entries                       exact, products of the others
 logsumexp of all -inf                                   -inf, gradient 0
 softmax of a row that is all -inf (masked)              a row of 0, gradient 0
-where(x > 0, sqrt(x), x)' at x <= 0                     NaN, 0 times the slope of the branch not taken:
+where(x > 0, sqrt(x), x)' at x <= 0                     NaN, 0 times the slope of the branch not
+taken:
                                                         where(x > 0, sqrt(where(x > 0, x, 1)), x)
 mean cross entropy with every target ignored            0, gradient 0, no exception
 sum(axis=())                                            no reduction, as NumPy
@@ -45,7 +46,7 @@ ANALYTIC = frozenset(
     _getitem _scatter _concatenate _stack _unstack sum max logsumexp softmax _matmul _einsum
     """.split()
 )
-"""Operations whose bodies are analytic, piecewise, on complex arrays: there a complex step is exact."""
+"""Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
 
 
 class Draw:
@@ -304,7 +305,7 @@ INDICES = [
     np.array([], int),
     (np.array([0, 3, 0]), None, slice(None)),
 ]
-"""Indices into an array of shape (4, 3, 3): basic, integer with repeats and negatives, boolean, mixed."""
+"""Indices into shape (4, 3, 3): basic, integer with repeats and negatives, boolean, mixed."""
 
 
 def _index(draw: Draw) -> Case:

@@ -214,8 +214,9 @@ class Tensor(TensorCore):
             if replaced is None:
                 return g
             if not isinstance(replaced, Tensor) or replaced.shape != g.shape:
+                returned = described(getattr(replaced, "array", replaced))
                 raise ShapeError(
-                    f"register_hook: the hook returned {described(getattr(replaced, 'array', replaced))}\n"
+                    f"register_hook: the hook returned {returned}\n"
                     f"  expected: None or a Tensor of shape {g.shape}"
                 )
             return replaced if recorded else replaced.array
@@ -231,7 +232,7 @@ class Tensor(TensorCore):
     def backward(
         self, gradient: Any = None, retain_graph: bool = False, create_graph: bool = False
     ) -> None:
-        """Add to every leaf's ``.grad`` its share of this tensor's gradient: see ``backward.py``."""
+        """Add to every leaf's ``.grad`` the gradient of this tensor: see ``backward.py``."""
         backward(self, gradient, retain_graph, create_graph)
 
     def detach(self) -> Tensor:

@@ -38,9 +38,7 @@ class HypothesisDraw(Draw):
 
 
 @st.composite
-def shapes(
-    draw: Any, min_dims: int = 0, max_dims: int = 3, min_side: int = 1
-) -> tuple[int, ...]:
+def shapes(draw: Any, min_dims: int = 0, max_dims: int = 3, min_side: int = 1) -> tuple[int, ...]:
     """Shapes with sides up to 3, all sides equal half of the time."""
     return HypothesisDraw(draw).shape(min_dims, max_dims, min_side)
 
@@ -79,8 +77,8 @@ def cases(draw: Any, row: Row) -> Case:
 def laid_out(draw: Any, x: np.ndarray) -> np.ndarray:
     """Arrays equal to ``x`` in another memory layout.
 
-    C or Fortran order, every other entry of a larger array, reversed, read-only, or a window into an
-    array of NaN, which a read outside the window would show.
+    C or Fortran order, every other entry of a larger array, reversed, read-only, or a window into
+    an array of NaN, which a read outside the window would show.
     """
     layout = draw(st.sampled_from(["C", "F", "strided", "reversed", "read-only", "window"]))
     if layout in "CF":
@@ -93,8 +91,6 @@ def laid_out(draw: Any, x: np.ndarray) -> np.ndarray:
     room = np.full([2 * n + 4 for n in x.shape], np.nan)
     if layout == "reversed":
         room = np.empty(x.shape)
-    window = tuple(
-        slice(start, None if start is None else start + n * step, step) for n in x.shape
-    )
+    window = tuple(slice(start, None if start is None else start + n * step, step) for n in x.shape)
     room[window] = x
     return np.asarray(room[window])

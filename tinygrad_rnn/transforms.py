@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .backward import cotangents_of
-from .errors import NotTrackedError, ShapeError
+from .errors import ShapeError
 from .tensor import Tensor, tensor
 
 __all__ = ["hvp", "jvp", "vjp"]
@@ -47,7 +47,7 @@ def jvp(func: Callable[..., Any], inputs: Any, v: Any) -> tuple[Any, Any]:
 
 
 def hvp(func: Callable[..., Any], inputs: Any, v: Any) -> tuple[Any, Any]:
-    """``(func(*inputs), H v)`` for a function with one number as its value, H its second derivative."""
+    """``(func(*inputs), H v)`` for a function to one number, H its matrix of second derivatives."""
     leaves, many = _leaves(inputs)
     y = func(*leaves)
     gradients = cotangents_of(y, leaves, create_graph=True)

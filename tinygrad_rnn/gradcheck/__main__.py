@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unknown operation {', '.join(unknown)}; known: {', '.join(known)}")
     orders = "".join(f"{'order ' + str(k + 1):>12}" for k in range(options.order))
     print(
-        f"{'operation':<33}{'method':<14}{'cases':>6}{'numbers':>9}{orders}   (worst |error| / max |g|)"
+        f"{'operation':<33}{'method':<14}{'cases':>6}{'numbers':>9}{orders}"
+        "   (worst |error| / max |g|)"
     )
     failed, numbers = [], 0
     for name in options.names or known:

@@ -1,8 +1,9 @@
 """Gradient checks: what the engine says against what values alone say, to any order.
 
-With random signed weights w_k, ``s_1(x) = <w_1, f(x)>`` and ``s_{k+1}(x) = <w_{k+1}, grad s_k(x)>``.  The check of order k compares ``grad s_k`` with the numerical
-slopes of ``s_k``, entry by entry.  So order 2 differentiates first-order gradients, which order 1
-has just compared with something independent.
+With random signed weights w_k, ``s_1(x) = <w_1, f(x)>`` and ``s_{k+1}(x) = <w_{k+1}, grad
+s_k(x)>``.  The check of order k compares ``grad s_k`` with the numerical slopes of ``s_k``, entry
+by entry.  So order 2 differentiates first-order gradients, which order 1 has just compared with
+something independent.
 """
 
 from __future__ import annotations
@@ -70,15 +71,15 @@ def gradcheck(
 ) -> Report:
     """A Report, if the engine's derivatives of ``func`` up to ``order`` equal numerical ones.
 
-    ``inputs`` are arrays or Tensors to call ``func`` with, or, if ``func`` takes no arguments, leaves
-    that it closes over, such as ``model.parameters()``: their values are swapped during the check
-    and always put back.  All is done in float64, whatever their dtype.
+    ``inputs`` are arrays or Tensors to call ``func`` with, or, if ``func`` takes no arguments,
+    leaves that it closes over, such as ``model.parameters()``: their values are swapped during the
+    check and always put back.  All is done in float64, whatever their dtype.
 
     ``method``: ``"central"`` takes central differences of fourth order with step ``eps``,
-    ``"complex"`` the complex step, ``"auto"`` both if every recorded operation is known as analytic,
-    and then they must agree.  An engine number may differ from the numeric one by
-    ``atol + rtol * max |gradient of that input|`` and what rounding explains; ``rtol`` is by default
-    1e-10 for the complex step and 1e-7 for differences, ten times that for each further order.
+    ``"complex"`` the complex step, ``"auto"`` both if every recorded operation is known as
+    analytic, and then they must agree.  An engine number may differ from the numeric one by ``atol
+    + rtol * max |gradient of that input|`` and what rounding explains; ``rtol`` is by default 1e-10
+    for the complex step and 1e-7 for differences, ten times that for each further order.
 
     It checks besides that gradients have the inputs' shapes, that a zero cotangent gives exactly
     zero, that they are linear in the cotangent, that a second run gives the same bits, and that no
@@ -95,7 +96,7 @@ def gradcheck(
 
 
 def gradgradcheck(func: Callable[..., Any], inputs: Any, **options: Any) -> Report:
-    """A Report, if first and second derivatives of ``func`` equal numerical ones: see ``gradcheck``."""
+    """A Report, if first and second derivatives of ``func`` equal numerical ones."""
     return gradcheck(func, inputs, order=2, **options)
 
 
@@ -285,11 +286,11 @@ class _Check:
 
     def _kink(self, k: int, i: int, entry: Any, engine: float, slope: Slope) -> None:
         raise NondifferentiableError(
-            f"gradcheck: {self._name(i)}{_place(entry)} sits at a kink: the slopes from the left and"
-            f" from the right differ by about {slope.kink:.3g}\n"
+            f"gradcheck: {self._name(i)}{_place(entry)} sits at a kink: the slopes from the left"
+            f" and from the right differ by about {slope.kink:.3g}\n"
             f"  order {k}, engine {engine!r}, central difference {slope.value!r}\n"
-            "  hint: move the input away from the kink; what the engine does at one is in the table"
-            " of tinygrad_rnn/registry.py",
+            "  hint: move the input away from the kink; what the engine does at one is in the"
+            " table of tinygrad_rnn/registry.py",
             **self._where(k, i, entry, engine, slope.value),
         )
 

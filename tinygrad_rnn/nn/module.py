@@ -117,7 +117,7 @@ class Module:
             x = host_array(value)
             if first in renamed and not np.array_equal(renamed[first], x):
                 problems.append(f"{name}: tied to {first}, but its values differ")
-            renamed[first] = x
+            renamed.setdefault(first, x)
         arrays = fitted(type(self).__name__, renamed, tensors, problems)
         for name, tensor in tensors.items():
             tensor.array = backend_of(tensor.array).asarray(arrays[name])

@@ -1,0 +1,490 @@
+"""Laws of checkpoint files: what goes in comes out, damage is noticed, nothing is lost."""
+
+import ast
+import base64
+import io
+import json
+import os
+import resource
+import stat
+import struct
+import sys
+import tempfile
+import tracemalloc
+import warnings
+import zipfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import backend, nn
+
+DTYPES = ["?", *"bhiqBHIQ", *"efd", ">f4", ">i8"]
+SUFFIXES = [".npz", ".safetensors"]
+every_suffix = pytest.mark.parametrize("suffix", SUFFIXES)
+names = st.text(max_size=8).filter(str.isprintable) | st.sampled_from(
+    ["metadata.json", "file", "allow_pickle", "../up", "/root", "a.npy", "a\\b", "x" * 300]
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@st.composite
+def arrays(draw):
+    """Arrays of any dtype that a file may have, any layout, 0-d and empty ones too."""
+    shape = tuple(draw(st.lists(st.integers(0, 3), max_size=3)))
+    x = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).normal(size=shape) * 50
+    x = np.asarray(abs(x)).astype(draw(st.sampled_from(DTYPES)))
+    layout = draw(st.sampled_from(["C", "F", "reversed", "every second"]))
+    if layout == "F":
+        return np.asfortranarray(x).reshape(shape)
+    if layout == "reversed" and shape:
+        return x[::-1]
+    if layout == "every second" and shape:
+        return np.repeat(x, 2, axis=0)[::2]
+    return x
+
+
+states = st.dictionaries(names, arrays(), max_size=4)
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    for name, x in state.items():
+        np.testing.assert_array_equal(other[name], x)
+        assert other[name].dtype == x.dtype.newbyteorder("=") and other[name].dtype.isnative
+
+
+def example():
+    rng = np.random.default_rng(0)
+    return {"w": rng.normal(size=(3, 2)), "b": np.arange(3, dtype=np.int8), "0": np.array(True)}
+
+
+# ---- what goes in comes out --------------------------------------------------------------------
+
+
+@every_suffix
+@settings(deadline=None)  # the disk may take its time
+@given(state=states, metadata=st.dictionaries(st.text(), json_values, max_size=3))
+def test_what_is_saved_is_loaded(tmp_path_factory, suffix, state, metadata):
+    path = tmp_path_factory.mktemp("round") / f"model{suffix}"
+    tg.save(path, state, metadata)
+    loaded = tg.load(str(path))
+    assert_same(state, loaded)
+    assert loaded.metadata == metadata
+    for x in loaded.values():
+        x[...] = 0  # the arrays are ours to write to
+    assert_same(state, tg.load(path))
+    again = path.with_stem("again")
+    tg.save(again, loaded | state, loaded.metadata)
+    tg.save(
+        path, {name: np.array(x, x.dtype.newbyteorder("=")) for name, x in state.items()}, metadata
+    )
+    assert_same(tg.load(again), tg.load(path))
+
+
+@every_suffix
+def test_a_model_moves_through_a_file(tmp_path, suffix):
+    model, other = (nn.LSTMCell(3, 4, rng=np.random.default_rng(i)) for i in range(2))
+    path = tmp_path / f"model{suffix}"
+    tg.save(path, dict(model.named_parameters()), {"sizes": [3, 4]})  # Tensors will do
+    other.load_state_dict(tg.load(path))
+    assert_same(model.state_dict(), other.state_dict())
+    assert tg.load(path).metadata == {"sizes": [3, 4]}
+    tg.save(path, model.state_dict())
+    assert tg.load(path).metadata == {}
+
+
+def test_arrays_of_a_device_come_to_the_host(tmp_path, monkeypatch):
+    class Elsewhere:
+        __module__ = "cupy"
+
+    class Device(backend.Backend):
+        def to_host(self, x):
+            return np.arange(3.0)
+
+    monkeypatch.setattr(backend, "_cupy", Device)
+    tg.save(tmp_path / "x.npz", {"x": Elsewhere(), "t": tg.Tensor(Elsewhere())})
+    assert_same({"x": np.arange(3.0), "t": np.arange(3.0)}, tg.load(tmp_path / "x.npz"))
+
+
+@settings(deadline=None)
+@given(state=st.dictionaries(st.text("abc.", min_size=1), arrays(), max_size=4))
+def test_npz_is_numpys(tmp_path_factory, state):
+    folder = tmp_path_factory.mktemp("numpy")
+    tg.save(folder / "ours.npz", state)
+    with np.load(folder / "ours.npz", allow_pickle=False) as loaded:
+        assert_same(
+            state,
+            {name: np.array(loaded[name], x.dtype.newbyteorder("=")) for name, x in state.items()},
+        )
+    np.savez(folder / "theirs.npz", **state)
+    loaded = tg.load(folder / "theirs.npz")
+    assert_same(state, loaded)
+    assert loaded.metadata == {}
+
+
+@settings(deadline=None)
+@given(state=st.dictionaries(names, arrays(), max_size=4))
+def test_safetensors_is_that_of_its_library(tmp_path_factory, state):
+    library = pytest.importorskip("safetensors.numpy")
+    state = {name: np.array(x, x.dtype.newbyteorder("="), order="C") for name, x in state.items()}
+    folder = tmp_path_factory.mktemp("library")
+    tg.save(folder / "ours.safetensors", state)
+    assert_same(state, library.load_file(folder / "ours.safetensors"))
+    library.save_file(state, folder / "theirs.safetensors", {"format": "pt"})
+    loaded = tg.load(folder / "theirs.safetensors")
+    assert_same(state, loaded)
+    assert loaded.metadata == {"format": "pt"}
+
+
+@every_suffix
+def test_equal_states_give_equal_files(tmp_path, suffix):
+    one, other = tmp_path / f"one{suffix}", tmp_path / f"other{suffix}"
+    tg.save(one, example(), {"a": 1})
+    tg.save(other, example(), {"a": 1})
+    assert one.read_bytes() == other.read_bytes()
+    tg.save(other, example(), {"a": 2})
+    assert one.read_bytes() != other.read_bytes()
+
+
+GOLDEN = """
+UEsDBBQAAAAAAAAAIQC6FlUENwAAADcAAAANAAAAbWV0YWRhdGEuanNvbnsiZm9ybWF0X3ZlcnNpb24iOiAxLCAibWV0
+YWRhdGEiOiB7ImNoYXJzIjogImFcdTAwZTkifX1QSwMELQAAAAAAAAAhAEnRTRn//////////wUAFAB3Lm5weQEAEACI
+AAAAAAAAAIgAAAAAAAAAk05VTVBZAQB2AHsnZGVzY3InOiAnPGY0JywgJ2ZvcnRyYW5fb3JkZXInOiBGYWxzZSwgJ3No
+YXBlJzogKDEsIDIpLCB9ICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg
+ICAgIAoAAAA/AAAAwFBLAwQtAAAAAAAAACEAI7jwbP//////////CQAUAHN0ZXBzLm5weQEAEACIAAAAAAAAAIgAAAAA
+AAAAk05VTVBZAQB2AHsnZGVzY3InOiAnPGk4JywgJ2ZvcnRyYW5fb3JkZXInOiBGYWxzZSwgJ3NoYXBlJzogKCksIH0g
+ICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIAoHAAAAAAAA
+AFBLAQIUAxQAAAAAAAAAIQC6FlUENwAAADcAAAANAAAAAAAAAAAAAACAAQAAAABtZXRhZGF0YS5qc29uUEsBAi0DLQAA
+AAAAAAAhAEnRTRmIAAAAiAAAAAUAAAAAAAAAAAAAAIABYgAAAHcubnB5UEsBAi0DLQAAAAAAAAAhACO48GyIAAAAiAAA
+AAkAAAAAAAAAAAAAAIABIQEAAHN0ZXBzLm5weVBLBQYAAAAAAwADAKUAAADkAQAAAAA=
+"""
+
+
+def test_a_file_of_the_first_version_is_still_read(tmp_path):
+    (tmp_path / "old.npz").write_bytes(base64.b64decode(GOLDEN))
+    loaded = tg.load(tmp_path / "old.npz")
+    assert_same({"w": np.array([[0.5, -2.0]], np.float32), "steps": np.array(7)}, loaded)
+    assert loaded.metadata == {"chars": "aé"}
+
+
+# ---- damage is noticed -------------------------------------------------------------------------
+
+
+def assert_refused(path, content, reason=""):
+    path.write_bytes(content)
+    with pytest.raises(tg.CheckpointError, match=reason) as caught:
+        tg.load(path)
+    assert str(path) in str(caught.value)
+
+
+@every_suffix
+def test_every_truncation_is_noticed(tmp_path, suffix):
+    path = tmp_path / f"model{suffix}"
+    tg.save(path, example(), {"a": 1})
+    whole = path.read_bytes()
+    for length in range(len(whole)):
+        assert_refused(path, whole[:length])
+
+
+def test_every_flipped_bit_of_an_npz_is_noticed_or_does_no_harm(tmp_path):
+    path = tmp_path / "model.npz"
+    tg.save(path, example(), {"a": 1})
+    whole, right = path.read_bytes(), tg.load(path)
+    harmless = 0
+    for i in range(len(whole)):
+        for bit in range(8):
+            path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :])
+            try:
+                loaded = tg.load(path)
+            except tg.CheckpointError as error:
+                assert str(path) in str(error)
+            else:
+                harmless += 1
+                assert_same(right, loaded)
+                assert loaded.metadata == right.metadata
+    assert harmless < 0.2 * 8 * len(whole)  # dates, versions and attributes of a zip's entries
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_spliced_files_are_noticed(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("spliced") / "model.npz"
+    tg.save(path, example(), {"a": 1})
+    whole, right = path.read_bytes(), tg.load(path)
+    start, end = sorted(data.draw(st.tuples(*[st.integers(0, len(whole))] * 2)))
+    path.write_bytes(whole[:start] + data.draw(st.binary(max_size=30)) + whole[end:])
+    try:
+        loaded = tg.load(path)
+    except tg.CheckpointError:
+        return
+    assert_same(right, loaded)
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=200), st.sampled_from(SUFFIXES))
+def test_files_that_are_something_else_are_refused(tmp_path_factory, content, suffix):
+    path = tmp_path_factory.mktemp("foreign") / f"model{suffix}"
+    for start in (b"", b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY\x01\x00", struct.pack("<Q", 8)):
+        assert_refused(path, start + content, reason="cannot be read as")
+
+
+def npy(x, **keywords):
+    file = io.BytesIO()
+    np.lib.format.write_array(file, x, **keywords)
+    return file.getvalue()
+
+
+def header(descr, shape, order=False):
+    """The start of a .npy that claims this dtype and shape."""
+    text = repr({"descr": descr, "fortran_order": order, "shape": shape}).encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+
+
+def zipped(members, kind=zipfile.ZIP_STORED, claim=None):
+    """A zip file with these members; ``claim`` is the size that the first one gives itself."""
+    file = io.BytesIO()
+    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "w", kind) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+        if claim:
+            archive.infolist()[0].file_size = claim
+    return file.getvalue()
+
+
+class Trap:
+    """What runs code when it is unpickled."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a pickle was loaded",)
+
+
+ok = npy(np.zeros(3))
+FOREIGN = {
+    "pickle": ([("x.npy", npy(np.array([Trap()]), allow_pickle=True))], "dtype object"),
+    "pickle alone": ([("x.pkl", b"cposix\nsystem\n.")], "is no array"),
+    "strings": ([("x.npy", npy(np.array(["a"])))], "dtype <U1"),
+    "structured": ([("x.npy", npy(np.zeros(2, "f4,i4")))], "dtype"),
+    "complex": ([("x.npy", npy(np.zeros(2, complex)))], "dtype complex128"),
+    "long double": ([("x.npy", npy(np.zeros(2, "g")))], "dtype float128"),
+    "twice": ([("x.npy", ok), ("x.npy", ok)], "is there twice"),
+    "unprintable": ([("x\x1b[2J.npy", ok)], "is no array"),
+    "other zip": ([("word/document.xml", b"<xml/>")], "is no array"),
+    "too large": ([("x.npy", header("<f8", (2**40,)))], "0 bytes for float64"),
+    "overflow": ([("x.npy", header("<f8", (2**62, 4)))], "bytes for float64"),
+    "negative": ([("x.npy", header("<f8", (-1, -1)) + bytes(8))], "bytes for float64"),
+    "empty but vast": ([("x.npy", header("<f8", (0, 2**62, 2**62)))], "cannot be read"),
+    "too small": ([("x.npy", header("<f8", (1,)) + bytes(16))], "16 bytes for float64"),
+    "version 3": ([("x.npy", b"\x93NUMPY\x03\x00" + ok[8:])], r"version \(3, 0\)"),
+    "no header": ([("x.npy", b"\x93NUMPY\x01\x00\xff\xff")], "cannot be read"),
+    "code in header": ([("x.npy", header("<f8", 3).replace(b"3", b"f"))], "cannot be read"),
+    "no JSON": ([("metadata.json", b"{"), ("x.npy", ok)], "no JSON"),
+    "deep JSON": ([("metadata.json", b"[" * 10**5)], "no JSON"),
+    "other JSON": ([("metadata.json", b"[1]")], "format_version is None"),
+    "later version": ([("metadata.json", b'{"format_version": 2, "metadata": {}}')], "is 2, exp"),
+    "no metadata": ([("metadata.json", b'{"format_version": 1, "metadata": 3}')], "metadata"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+def test_archives_of_other_things_are_refused(tmp_path, case):
+    members, reason = FOREIGN[case]
+    assert_refused(tmp_path / "x.npz", zipped(members), reason)
+
+
+def test_a_small_file_cannot_take_much_memory(tmp_path):
+    """Neither by a ratio of compression, nor by what its directory or an array's header claims."""
+    bomb = npy(np.zeros(10**7))
+    files = {
+        "is compressed": zipped([("x.npy", bomb)], zipfile.ZIP_DEFLATED),
+        "claim more than": zipped([("x.npy", ok)], claim=2**31),
+        "bytes for": zipped([("x.npy", header("<f8", (10**7,)))]),
+    }
+    for reason, content in files.items():
+        tracemalloc.start()
+        assert_refused(tmp_path / "x.npz", content, reason)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10**6
+
+
+def safetensors_file(entries, size):
+    text = json.dumps(entries).encode()
+    return struct.pack("<Q", len(text)) + text + bytes(size)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "C64"])
+def test_dtypes_that_numpy_or_a_model_has_not_are_refused(tmp_path, dtype):
+    pytest.importorskip("safetensors")
+    size = {"BF16": 4, "F8_E4M3": 2, "C64": 16}[dtype]
+    entry = {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}
+    assert_refused(tmp_path / "x.safetensors", safetensors_file({"x": entry}, size))
+
+
+def test_a_missing_file_is_not_found(tmp_path):
+    for suffix in SUFFIXES:
+        with pytest.raises(FileNotFoundError, match="nowhere"):
+            tg.load(tmp_path / f"nowhere{suffix}")
+
+
+@pytest.mark.parametrize("name", ["model", "model.pt", "model.npy", "npz", ".npz.bak"])
+def test_other_suffixes_are_refused(tmp_path, name):
+    for call in (lambda path: tg.save(path, {}), tg.load):
+        with pytest.raises(tg.CheckpointError, match=r"expected: \.npz or \.safetensors"):
+            call(tmp_path / name)
+
+
+def test_without_the_library_the_error_names_the_extra(tmp_path, monkeypatch):
+    (tmp_path / "x.safetensors").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    monkeypatch.setitem(sys.modules, "safetensors.numpy", None)
+    for call in (lambda path: tg.save(path, {}), tg.load):
+        with pytest.raises(tg.CheckpointError, match=r"tinygrad_rnn\[io\]"):
+            call(tmp_path / "x.safetensors")
+    assert os.listdir(tmp_path) == ["x.safetensors"]
+
+
+# ---- nothing is lost ---------------------------------------------------------------------------
+
+
+def failing(module, name, error):
+    """A context in which a function of a module raises."""
+
+    def fail(*args, **keywords):
+        raise error
+
+    @contextmanager
+    def context():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, name, fail)
+            yield
+
+    return context
+
+
+@contextmanager
+def full_disk():
+    """Files of this process cannot grow beyond 500 bytes."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+FAILURES = {
+    "full disk": (full_disk, OSError),
+    "read-only folder": (failing(tempfile, "mkstemp", PermissionError()), PermissionError),
+    "no sync": (failing(os, "fsync", OSError()), OSError),
+    "no rename": (failing(os, "replace", OSError()), OSError),
+    "interrupt": (failing(os, "replace", KeyboardInterrupt()), KeyboardInterrupt),
+}
+
+
+@every_suffix
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, suffix, failure):
+    context, error = FAILURES[failure]
+    path = tmp_path / f"model{suffix}"
+    larger = {"w": np.zeros(1000)}
+    with context(), pytest.raises(error):
+        tg.save(path, larger)
+    assert os.listdir(tmp_path) == []
+    tg.save(path, example())
+    with context(), pytest.raises(error):
+        tg.save(path, larger)
+    assert os.listdir(tmp_path) == [path.name]
+    assert_same(example(), tg.load(path))
+    tg.save(path, larger)
+    assert_same(larger, tg.load(path))
+
+
+@every_suffix
+def test_the_file_is_on_the_disk_before_its_name_is(tmp_path, suffix, monkeypatch):
+    events = []
+
+    def sync(descriptor, real=os.fsync):
+        kind = "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "file"
+        size = os.fstat(descriptor).st_size
+        events.append(f"sync {kind}" if kind == "folder" or size else "sync nothing")
+        real(descriptor)
+
+    def replace(source, target, real=os.replace):
+        assert Path(source).parent == Path(target).parent  # on one disk, so that it is one step
+        events.append("replace")
+        real(source, target)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    monkeypatch.setattr(os, "replace", replace)
+    tg.save(tmp_path / f"model{suffix}", example())
+    assert events == ["sync file", "replace", "sync folder"]
+
+
+def test_a_folder_that_cannot_be_synced_does_no_harm(tmp_path, monkeypatch):
+    def sync(descriptor, real=os.fsync):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError("not here")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    tg.save(tmp_path / "model.npz", example())
+    assert_same(example(), tg.load(tmp_path / "model.npz"))
+
+
+@every_suffix
+def test_only_the_owner_may_read(tmp_path, suffix):
+    tg.save(tmp_path / f"model{suffix}", example())
+    assert stat.S_IMODE((tmp_path / f"model{suffix}").stat().st_mode) == 0o600
+
+
+@every_suffix
+@pytest.mark.parametrize(
+    ("state", "metadata", "reason"),
+    [
+        ({"a": "text"}, None, r"a is <U4 \(\)"),
+        ({"a": np.array([None])}, None, "a is object"),
+        ({"a": np.zeros(2, complex)}, None, r"a is complex128 \(2,\)"),
+        ({"a": np.zeros(2, "g")}, None, "a is float128"),
+        ({"a": np.zeros(2, "M8[s]")}, None, "a is datetime64"),
+        ({3: np.zeros(2)}, None, "3 cannot be a name"),
+        ({"a\0b": np.zeros(2)}, None, "cannot be a name"),
+        ({"\ud800": np.zeros(2)}, None, "cannot be a name"),
+        ({"__metadata__": np.zeros(2)}, None, "cannot be a name"),
+        ({}, {"a": np.zeros(2)}, "metadata cannot be written as JSON"),
+        ({}, {"a": {1, 2}}, "metadata cannot be written as JSON"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(
+    tmp_path, suffix, state, metadata, reason
+):
+    with pytest.raises(tg.DtypeError, match=reason):
+        tg.save(tmp_path / f"model{suffix}", example() | state, metadata)
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_package_has_no_way_to_run_code_from_a_file():
+    for file in Path(tg.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            where = f"{file.name}:{getattr(node, 'lineno', 0)}"
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                modules = {alias.name for alias in node.names} | {getattr(node, "module", None)}
+                assert not modules & {"pickle", "marshal", "shelve", "dill", "yaml"}, where
+            if isinstance(node, ast.Call):
+                assert getattr(node.func, "id", None) not in {"eval", "exec", "compile"}, where
+                for keyword in node.keywords:
+                    if keyword.arg == "allow_pickle":
+                        assert getattr(keyword.value, "value", None) is False, where
+                if getattr(node.func, "attr", None) in {"load", "read_array"}:
+                    receiver = ast.unparse(node.func)
+                    if receiver.startswith("np."):
+                        assert "allow_pickle" in {k.arg for k in node.keywords}, where
