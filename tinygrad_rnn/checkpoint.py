@@ -18,7 +18,7 @@ import os
 import struct
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
@@ -58,7 +58,7 @@ def save(
     """
     write, _ = _format_of(path, "save")
     arrays = {name: _storable(name, value) for name, value in state.items()}
-    note = _note(dict(metadata or {}))
+    note = _note(arrays, dict(metadata or {}))
     with _replacing(Path(path)) as file:
         write(file, arrays, note)
 
@@ -119,10 +119,11 @@ def _is_plain(dtype: np.dtype) -> bool:
     return dtype.kind in "fiub" and dtype.itemsize <= 8
 
 
-def _note(metadata: dict[str, Any]) -> str:
-    """The metadata as the JSON text that goes into the file."""
+def _note(names: Iterable[str], metadata: dict[str, Any]) -> str:
+    """The JSON text that goes into the file: the metadata, and the names of all arrays."""
+    note = {"format_version": _FORMAT_VERSION, "arrays": list(names), "metadata": metadata}
     try:
-        return json.dumps({"format_version": _FORMAT_VERSION, "metadata": metadata})
+        return json.dumps(note)
     except (TypeError, ValueError, RecursionError) as error:
         raise DtypeError(
             f"save: metadata cannot be written as JSON: {error}\n"
@@ -131,16 +132,22 @@ def _note(metadata: dict[str, Any]) -> str:
         ) from error
 
 
-def _metadata(note: str | bytes) -> dict[str, Any]:
-    """The metadata that ``note`` holds."""
+def _checkpoint(arrays: dict[str, np.ndarray], note: str | bytes) -> Checkpoint:
+    """The arrays with the metadata in ``note``; CheckpointError unless it lists these arrays."""
     try:
         content = json.loads(note)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"its metadata is no JSON: {error}") from error
-    version = content.get("format_version") if isinstance(content, dict) else None
-    if version != _FORMAT_VERSION or not isinstance(content.get("metadata"), dict):
-        raise CheckpointError(f"its format_version is {version!r}, expected {_FORMAT_VERSION}")
-    return content["metadata"]
+    content = content if isinstance(content, dict) else {}
+    version, names, metadata = map(content.get, ("format_version", "arrays", "metadata"))
+    if version != _FORMAT_VERSION:
+        raise CheckpointError(f"its format_version is {version!r:.60}, expected {_FORMAT_VERSION}")
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"its metadata is {described(metadata)}, no dict")
+    # A zip's directory has no checksum: a flipped bit there can hide arrays.
+    if not isinstance(names, list) or set(map(str, names)) != arrays.keys():
+        raise CheckpointError(f"its arrays are {[*arrays]!r:.60}, but it lists {names!r:.60}")
+    return Checkpoint(arrays, metadata)
 
 
 # ---- writing: the old file or the new one, whole -----------------------------------------------
@@ -185,21 +192,23 @@ def _read_npz(file: IO[bytes]) -> Checkpoint:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
             _check_members(members, os.fstat(file.fileno()).st_size)
-            arrays, metadata = {}, {}
-            for info in members:
-                if info.filename == _METADATA_MEMBER:
-                    metadata = _metadata(archive.read(info))
-                else:
-                    arrays[info.filename.removesuffix(".npy")] = _read_array(archive, info)
-            return Checkpoint(arrays, metadata)
+            notes = [archive.read(x) for x in members if x.filename == _METADATA_MEMBER]
+            arrays = {
+                info.filename.removesuffix(".npy"): _read_array(archive, info)
+                for info in members
+                if info.filename != _METADATA_MEMBER
+            }
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, EOFError, RuntimeError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
         raise CheckpointError(f"it cannot be read as .npz: {error}") from error
+    return _checkpoint(arrays, notes[0]) if notes else Checkpoint(arrays, {})
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     """Raise CheckpointError unless these are arrays, as large together as the file at most."""
+    if not members:  # save writes one at least, but a damaged directory may seem empty
+        raise CheckpointError("it has no members")
     names = set()
     for info in members:
         name = info.filename
@@ -265,17 +274,21 @@ def _read_safetensors(file: IO[bytes]) -> Checkpoint:
     library = _safetensors()
     try:
         with library.safe_open(file.name, framework="numpy") as tensors:
-            arrays = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+            names = tensors.keys()
+            for name in names:
+                dtype = tensors.get_slice(name).get_dtype()
+                if dtype not in _PLAIN_DTYPES:
+                    raise CheckpointError(f"its entry {name!r:.60} has dtype {dtype}")
+            arrays = {name: tensors.get_tensor(name) for name in names}
             header = tensors.metadata() or {}
-    except (library.SafetensorError, TypeError) as error:  # TypeError: a dtype that NumPy has not
+    except library.SafetensorError as error:
         raise CheckpointError(f"it cannot be read as .safetensors: {error}") from error
-    for name, array in arrays.items():
-        if not _is_plain(array.dtype):
-            raise CheckpointError(f"its entry {name!r:.60} is {described(array)}")
     note = header.get(_METADATA_KEY)
-    return Checkpoint(arrays, header if note is None else _metadata(note))
+    return Checkpoint(arrays, header) if note is None else _checkpoint(arrays, note)
 
 
+# Those of _is_plain; bfloat16, say, is none of NumPy's.
+_PLAIN_DTYPES = {"BOOL", *"U8 U16 U32 U64 I8 I16 I32 I64 F16 F32 F64".split()}
 _FORMATS: dict[str, tuple[Callable[..., None], Callable[[IO[bytes]], Checkpoint]]] = {
     ".npz": (_write_npz, _read_npz),
     ".safetensors": (_write_safetensors, _read_safetensors),

@@ -62,9 +62,19 @@ def broadcast_to(x, shape):
 
 
 @op(x=lambda g: g)  # the engine casts it back
-def astype(x, dtype):
-    """``x`` in another floating-point dtype."""
+def _astype(x, dtype):
     return x.astype(dtype)
+
+
+def astype(x, dtype):
+    """``x`` in another dtype; a tracked Tensor only in another floating-point dtype."""
+    dtype = np.dtype(dtype)
+    if dtype.kind not in "fc" and getattr(x, "node", None) is not None:
+        raise DtypeError(
+            f"astype(x, dtype): {dtype} has no gradients, and x is tracked\n"
+            "  hint: x.detach().astype(...)"
+        )
+    return _astype(x, dtype)
 
 
 @op(x=lambda g, axis: flip(cumsum(flip(g, axis), axis), axis))
@@ -227,7 +237,7 @@ def take(x, indices, axis=None):
 
 def take_along_axis(x, indices, axis):
     """``x[..., indices[..., i, ...], ...]``: one index for each entry of the result."""
-    indices = np.asarray(indices)
+    indices = np.array(indices)  # a copy, as of every index
     grid = list(np.ogrid[tuple(map(slice, indices.shape))])
     grid[axis] = indices
     return _getitem(x, tuple(grid))
@@ -306,8 +316,9 @@ def unstack(x, axis=0):
 
 
 def _zeros_for_none(gs):
-    zero = next(g for g in gs if g is not None) * 0.0
-    return [zero if g is None else g for g in gs]
+    like = next(getattr(g, "array", g) for g in gs if g is not None)
+    zeros = backend_of(like).zeros(like.shape, like.dtype)
+    return [zeros if g is None else g for g in gs]
 
 
 def split(x, indices_or_sections, axis=0):

@@ -52,9 +52,11 @@ def _rows(x):
 
 
 def _left_cotangent(g, a_shape, b):
-    """``g b^T``; kept as outer products where that is less to hold than the matrix: ``W @ x``."""
-    if len(a_shape) == 2 == b.ndim and b.shape[1] * sum(a_shape) < prod(a_shape):
-        return OuterProduct(g.T, b.T)
+    """``g b^T``; kept as outer products where these are few, or less to hold: ``W @ x``."""
+    if len(a_shape) == 2 == b.ndim:
+        n = b.shape[1]
+        if n < 256 or n * sum(a_shape) < prod(a_shape):
+            return OuterProduct(g.T, b.T)
     return g @ (b.T if b.ndim == 2 else swapaxes(b, -1, -2))
 
 

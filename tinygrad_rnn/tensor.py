@@ -93,6 +93,8 @@ class Tensor(TensorCore):
         return self.shape[0]
 
     def __iter__(self) -> Any:
+        if not self.shape:
+            raise DtypeError("iter(x): x is a single number, of shape ()\n  hint: x.item()")
         return iter(linear.unstack(self))
 
     def __repr__(self) -> str:
@@ -219,6 +221,7 @@ class Tensor(TensorCore):
                     f"register_hook: the hook returned {returned}\n"
                     f"  expected: None or a Tensor of shape {g.shape}"
                 )
+            replaced = linear.astype(replaced, g.dtype)
             return replaced if recorded else replaced.array
 
         key = id(on_cotangent)
@@ -338,8 +341,8 @@ class Tensor(TensorCore):
         return linear.transpose(self, axes or None)
 
     def astype(self, dtype: Any) -> Tensor:
-        """The values in another floating-point dtype."""
-        return linear.astype(self, np.dtype(dtype))
+        """The values in another dtype."""
+        return linear.astype(self, dtype)
 
     def exp(self) -> Tensor:
         return arithmetic.exp(self)

@@ -1,0 +1,42 @@
+"""How hard hypothesis tries, and what every test starts from and must leave behind."""
+
+import gc
+import os
+
+import pytest
+from hypothesis import settings
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import engine
+
+settings.register_profile("dev", deadline=None, max_examples=60)
+settings.register_profile(
+    "ci", settings.get_profile("dev"), derandomize=True, database=None, print_blob=True
+)
+settings.register_profile("thorough", deadline=None, max_examples=2000, print_blob=True)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
+)
+
+
+@pytest.fixture(autouse=True)
+def clean_slate():
+    """The same random numbers for every test; recording on, and only our operations, after it."""
+    tg.manual_seed(0)
+    operations = dict(engine.OPERATIONS)
+    yield
+    engine.OPERATIONS.clear()
+    engine.OPERATIONS.update(operations)
+    recording = (tg.tensor(1.0, requires_grad=True) * 2).requires_grad
+    if not recording:
+        engine._pauses.set(0)  # so that only the guilty test fails
+    assert recording, "this test left recording off"
+
+
+@pytest.fixture
+def no_collector():
+    """Memory that comes back without the cyclic collector, or not at all."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
