@@ -72,7 +72,8 @@ def _add_rows(out: Any, rows: Any, values: Any) -> None:
     """
     values = np.broadcast_to(values, rows.shape + out.shape[1:])
     values = values.reshape(rows.size, *out.shape[1:])
-    rows = np.where(rows < 0, rows + len(out), rows).ravel()
+    rows = rows.astype(np.intp).ravel()
+    rows = np.where(rows < 0, rows + len(out), rows)
     order = np.argsort(rows, kind="stable")
     ordered = rows[order]
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))

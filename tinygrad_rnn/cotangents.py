@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any
 
+import numpy as np
+
 __all__ = ["Outputs", "Sum", "Term", "add"]
 
 
@@ -68,7 +70,8 @@ class Sum(Term):
             if self.nbytes > self.patience:
                 self.dense()
         elif x is not None:
-            self.total = x.copy() if self.total is None else self.total + x
+            total = x.copy() if self.total is None else self.total + x
+            self.total = np.asarray(total) if isinstance(total, np.generic) else total
         return self
 
     def terms(self) -> list[Any]:

@@ -216,9 +216,10 @@ def _frozen(index):
         if index.node is not None:
             raise DtypeError(f"index: a tracked {index.array.dtype} Tensor cannot be an index")
         index = index.array
-    if isinstance(index, (list, np.ndarray)):
+    if isinstance(index, (list, range, np.ndarray)):
         index = np.array(index)
-        return index.astype(int) if index.size == 0 and index.dtype != bool else index
+        empty = index.size == 0 and index.dtype != bool  # np.array([]) is float
+        return index.astype(np.intp) if index.dtype.kind in "iu" or empty else index
     return index.copy() if hasattr(index, "__cuda_array_interface__") else index
 
 

@@ -226,7 +226,9 @@ class _Check:
                 self._fail(k, i, None, "two runs differ: does func draw random numbers?")
             if np.isfinite(g).all() and np.any(zero[i] != 0):
                 self._fail(k, i, None, "a zero cotangent gives a gradient that is not zero")
-            rounding = 1e-12 * np.max(np.abs(g), initial=0.0) + 1e-14 * self.largest
+            rounding = (
+                1e-12 * np.max(np.abs(g), initial=0.0) + 1e-14 * 100 ** (k - 1) * self.largest
+            )
             if np.max(np.abs(thrice[i] + 3 * g), initial=0.0) > rounding:
                 self._fail(k, i, None, "the gradient is not linear in the cotangent")
 
@@ -268,7 +270,7 @@ class _Check:
             slope = complex_step(lambda xs: self.value(k, xs), self.xs, i, v)
             if slope is not None:
                 looser = 10 ** (k - 1)
-                noise = 1e-15 * looser * self.largest
+                noise = 1e-15 * looser**2 * self.largest
                 slopes.append(Slope(slope, (self.rtol or 1e-10) * looser, noise))
             elif self.used == "complex":
                 raise GradcheckError(
