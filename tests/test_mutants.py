@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import backend, backward, cotangents, engine, linear, products
+from tinygrad_rnn import backend, backward, cotangents, engine, linear, products, sweep
 from tinygrad_rnn.cotangents import Term
 from tinygrad_rnn.engine import TensorCore
 from tinygrad_rnn.errors import GradcheckError
@@ -289,12 +289,16 @@ def include_first(self, x):
     return self
 
 
+def without_one(needed, wanted):
+    return needed - {min(needed - wanted, key=lambda node: node.birth, default=None)}
+
+
 INCLUDE = cotangents.Sum.include
 SWEEPS = {
-    "overwrite instead of add": (backward, "add", lambda x, y: y),
-    "only the first is kept": (backward, "add", lambda x, y: x),
-    "oldest first": (backward, "heappush", pushed_oldest_first),
-    "edge sum dropped": (backward, "sum_to", first_of_each),
+    "overwrite instead of add": (sweep, "add", lambda x, y: y),
+    "only the first is kept": (sweep, "add", lambda x, y: x),
+    "oldest first": (sweep, "heappush", pushed_oldest_first),
+    "edge sum dropped": (sweep, "sum_to", first_of_each),
     "structured terms lost": (cotangents.Sum, "include", include_first),
     "an outer product lost": (
         products.OuterProduct, "add_up", without_last(products.OuterProduct.add_up)
@@ -305,14 +309,14 @@ SWEEPS = {
     "sum of terms not transposed": (cotangents.Sum, "T", property(lambda self: self)),
     "results in the wrong place": (cotangents.Outputs, "dense", misplaced),
     "values not recorded": (
-        backward, "recorded", lambda node, parent, rule, values, kind: values
+        engine.Rule, "as_tensors", lambda rule, values, node, parent, kind: values
     ),
     "a node left out": (
-        backward, "between", lambda roots, wanted: BETWEEN(roots, wanted) - {next(iter(BETWEEN(roots, wanted) - wanted), None)}
+        backward, "between", lambda roots, wanted: without_one(BETWEEN(roots, wanted), wanted)
     ),
 }  # fmt: skip
 BETWEEN = backward.between
-SWEEP = backward.sweep
+SWEEP = sweep.sweep
 
 
 def check_programs():

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import arithmetic, engine, functional, linear, products, reductions
-from tinygrad_rnn.backward import parents_of
 from tinygrad_rnn.gradcheck import gradcheck
 from tinygrad_rnn.registry import ROWS, Draw, RandomDraw, checkable
 from tinygrad_rnn.testing import cases, laid_out
@@ -207,7 +206,7 @@ def primitives_of(row, draws=12):
             node = left.pop()
             if node is not None:
                 found.add(node.name)
-                left.extend(parents_of(node))
+                left.extend(node.parents())
     return found
 
 

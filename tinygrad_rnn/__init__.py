@@ -9,6 +9,7 @@ from . import cotangents
 from .engine import no_grad, op
 from . import backend
 from .linear import *
+from . import sweep
 from .backward import grad
 from .arithmetic import *
 from .reductions import *

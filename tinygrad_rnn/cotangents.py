@@ -45,9 +45,8 @@ class Term:
 class Sum(Term):
     """A sum of terms of any kinds, and of arrays.
 
-    Pending terms are added up once they hold more bytes than the total, and more than 256 rows of
-    an outer product would: one matrix product per few hundred rows, and no second copy of what the
-    graph holds.
+    Pending terms are added up once they hold more bytes than the total and than 256 rows of an
+    outer product: one matrix product per few hundred rows, no second copy of what the graph holds.
     """
 
     __slots__ = ("patience", "pending", "total")

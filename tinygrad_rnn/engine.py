@@ -63,6 +63,13 @@ class Node:
         self.dtype = dtype
         self.watch: Watch | None = None
 
+    def parents(self) -> list[Node]:
+        """The nodes of the tracked arguments; none of a leaf, or once the graph is freed."""
+        found: list[Node | None] = []
+        for parent, _, _ in self.edges:
+            found.extend(parent if isinstance(parent, tuple) else [parent])
+        return [node for node in found if node is not None]
+
 
 class Watch:
     """What somebody wants of a node's cotangent: to keep it as ``.grad``, to call hooks with it."""
@@ -156,6 +163,22 @@ class Rule:
         ]
         self.read = reader(self.reads)
 
+    def as_tensors(
+        self, values: Sequence[Any], node: Node, parent: Any, kind: type[TensorCore]
+    ) -> list[Any]:
+        """The values read as the Tensors that they were, so that the VJP itself is recorded."""
+        if self.position is None:
+            makers = dict(enumerate(parent[: self.rest]))
+            if self.rest is not None:
+                makers[self.rest] = parent[self.rest :]
+        else:
+            makers = {rule.position: maker for maker, rule, _ in node.edges}
+        makers[self.y_place] = node
+        return [
+            value if shape_only else as_made(value, makers.get(place), kind)
+            for value, (place, shape_only) in zip(values, self.reads, strict=True)
+        ]
+
 
 def reader(reads: list[tuple[int, bool]]) -> Callable[[list[Any]], Sequence[Any]]:
     """The function from ``[*arguments, y]`` to the values, or the shapes alone, at ``reads``."""
@@ -169,6 +192,17 @@ def reader(reads: list[tuple[int, bool]]) -> Callable[[list[Any]], Sequence[Any]
 def shape_of(x: Any) -> Any:
     """The shape of an array, ``()`` for a number, the tuple of them for a tuple of arrays."""
     return tuple(map(shape_of, x)) if isinstance(x, tuple) else getattr(x, "shape", ())
+
+
+def as_made(value: Any, maker: Any, kind: type[TensorCore]) -> Any:
+    """A kept value as the Tensor that ``maker``, a node or a tuple of nodes, made; or as it is."""
+    if maker is None:
+        return value
+    if isinstance(maker, tuple):
+        return tuple([as_made(*pair, kind) for pair in zip(value, maker, strict=True)])
+    if isinstance(value, tuple):  # the results of an operation that has several
+        return tuple([kind(y, outlet(maker, i, value)) for i, y in enumerate(value)])
+    return kind(value, maker)
 
 
 class Operation:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..backward import cotangents_of, parents_of
+from ..backward import cotangents_of
 from ..engine import Node, TensorCore, no_grad
 from ..errors import GradcheckError, NondifferentiableError, described
 from ..registry import ANALYTIC
@@ -410,5 +410,5 @@ def _graph(roots: list[Node]) -> set[Node]:
         node = left.pop()
         if node not in seen:
             seen.add(node)
-            left.extend(parents_of(node))
+            left.extend(node.parents())
     return seen
