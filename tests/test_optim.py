@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
@@ -90,7 +90,6 @@ def test_steps_are_the_formulas_written_out(seed, shapes, steps, drawn):
         np.testing.assert_allclose(w.array, x, rtol=1e-10, atol=1e-12, strict=True)
 
 
-@settings(deadline=None)  # the disk may take its time
 @given(seeds, shapes, st.integers(0, 4), st.integers(1, 4), optimisers(), st.data())
 def test_resuming_from_a_file_changes_no_bit(tmp_path_factory, seed, shapes, n, k, drawn, data):
     kind, chosen = drawn
@@ -254,7 +253,7 @@ def test_settings_out_of_range_are_refused(kind, chosen):
 # ---- clipping ----------------------------------------------------------------------------------
 
 
-@given(seeds, shapes, st.sampled_from([1e-30, 1.0, 1e25]), st.floats(0.1, 10))
+@given(seeds, shapes, st.sampled_from([1e-30, 1.0, 1e25]), st.sampled_from([0.1, 0.9, 1.1]))
 def test_clipping_scales_all_gradients_to_the_largest_norm(seed, shapes, scale, ratio):
     rng = np.random.default_rng(seed)
     ws = parameters(rng, shapes, np.float32)
@@ -265,7 +264,6 @@ def test_clipping_scales_all_gradients_to_the_largest_norm(seed, shapes, scale, 
     everything = np.concatenate([g.ravel().astype(float) for g, _ in old])
     norm = float(np.sqrt((everything**2).sum()))
     max_norm = ratio * norm
-    assume(abs(ratio - 1) > 0.01)
 
     returned = optim.clip_grad_norm_([*ws, bare], max_norm)
     assert type(returned) is float
@@ -324,7 +322,6 @@ def test_one_tensor_is_not_taken_for_its_rows():
 
 
 @pytest.mark.torch
-@settings(deadline=None)  # the first import of PyTorch takes seconds
 @given(seeds, shapes, st.integers(1, 6), optimisers())
 def test_steps_are_those_of_pytorch(seed, shapes, steps, drawn):
     torch = pytest.importorskip("torch")
@@ -344,7 +341,6 @@ def test_steps_are_those_of_pytorch(seed, shapes, steps, drawn):
 
 
 @pytest.mark.torch
-@settings(deadline=None)
 @given(seeds, shapes, st.floats(0.1, 10))
 def test_clipping_is_that_of_pytorch(seed, shapes, max_norm):
     torch = pytest.importorskip("torch")

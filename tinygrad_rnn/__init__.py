@@ -18,9 +18,9 @@ from .random import default_rng, manual_seed
 from .functional import *
 from .tensor import Tensor, tensor
 from .transforms import hvp, jvp, vjp
+from .checkpoint import load, save
 from . import nn
 from . import optim
-from .checkpoint import load, save
 from . import registry
 from .gradcheck import gradcheck, gradgradcheck
 

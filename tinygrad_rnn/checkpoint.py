@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import struct
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -200,7 +199,7 @@ def _read_npz(file: IO[bytes]) -> Checkpoint:
             }
     except CheckpointError:
         raise
-    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"it cannot be read as .npz: {error}") from error
     return _checkpoint(arrays, notes[0]) if notes else Checkpoint(arrays, {})
 

@@ -18,6 +18,7 @@ from types import coroutine
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from .cotangents import Outputs
 from .errors import DtypeError, TinygradRNNError, explained
@@ -305,14 +306,14 @@ def op(
                     return forward(*args)
                 if arity != 1:
                     for i, x in enumerate(values):
-                        if isinstance(x, np.generic):  # beside a Tensor, a number like any other
-                            values[i] = x.item()
+                        if type(x) is not ndarray and isinstance(x, np.generic):
+                            values[i] = x.item()  # beside a Tensor, a number like any other
                 y = forward(*values)
             except TinygradRNNError:
                 raise
             except (ValueError, TypeError, IndexError) as error:
                 raise operation.failed(args, error) from error
-            if isinstance(y, np.generic):
+            if type(y) is not ndarray and isinstance(y, np.generic):
                 y = np.asarray(y)
             if not tracked or _pauses.get():
                 return tuple(map(kind, y)) if isinstance(y, tuple) else kind(y)
@@ -337,7 +338,7 @@ def op(
                 y = forward(x.array)
             except Exception:
                 return call(x)  # which fails again, and says how
-            if isinstance(y, np.generic):
+            if type(y) is not ndarray and isinstance(y, np.generic):
                 y = np.asarray(y)
             edges = [(x.node, rules[0][1], rules[0][2]((x.array, y)))]
             return type(x)(y, Node(name, edges, y.shape, y.dtype))

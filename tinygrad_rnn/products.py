@@ -11,7 +11,7 @@ import numpy as np
 
 from .cotangents import Term
 from .engine import op
-from .errors import ShapeError
+from .errors import ShapeError, described
 from .linear import broadcast_to, getitem, pad, reshape, swapaxes, transpose
 
 __all__ = ["conv1d", "einsum", "matmul", "outer", "tensordot"]
@@ -75,15 +75,20 @@ def matmul(a, b):
 
     A vector counts as one row on the left and as one column on the right.
     """
-    if np.ndim(a) == 0 or np.ndim(b) == 0:
-        raise ShapeError("matmul(a, b): a number is no matrix\n  hint: a * b scales")
-    if np.ndim(a) == 1:
+    m, n = getattr(a, "ndim", 0), getattr(b, "ndim", 0)
+    if m > 1 < n:
+        return _matmul(a, b)
+    if m == 0 or n == 0:
+        raise ShapeError(
+            "matmul(a, b): a number is no matrix\n"
+            f"  a: {described(getattr(a, 'array', a))}\n  b: {described(getattr(b, 'array', b))}\n"
+            "  hint: a * b scales"
+        )
+    if m == 1:
         y = matmul(reshape(a, (1, -1)), b)
-        return reshape(y, (*y.shape[:-2], *y.shape[-1:])) if b.ndim > 1 else reshape(y, ())
-    if np.ndim(b) == 1:
-        y = _matmul(a, reshape(b, (-1, 1)))
-        return reshape(y, y.shape[:-1])
-    return _matmul(a, b)
+        return reshape(y, (*y.shape[:-2], *y.shape[-1:])) if n > 1 else reshape(y, ())
+    y = _matmul(a, reshape(b, (-1, 1)))
+    return reshape(y, y.shape[:-1])
 
 
 def outer(a, b):
