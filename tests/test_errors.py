@@ -428,6 +428,13 @@ def test_the_cause_is_kept():
     assert isinstance(caught.value.__cause__, ValueError)
 
 
+@pytest.mark.xfail(strict=True, reason="BUG: a list is taken for a number")
+def test_a_list_is_an_operand_like_any_other():
+    x = tg.tensor([1.0, 2.0])
+    assert (x + [1.0, 2.0]).array.tolist() == [2.0, 4.0]
+    assert (x @ [1.0, 2.0]).item() == ([1.0, 2.0] @ x).item() == 5.0
+
+
 def test_large_values_are_described_not_printed():
     with pytest.raises(tg.ShapeError) as caught:
         t(1000, 3) + np.ones((999, 3))

@@ -184,7 +184,14 @@ class Rule:
 def reader(reads: list[tuple[int, bool]]) -> Callable[[list[Any]], Sequence[Any]]:
     """The function from ``[*arguments, y]`` to the values, or the shapes alone, at ``reads``."""
     if any(shape_only for _, shape_only in reads):
-        return lambda values: [shape_of(values[i]) if only else values[i] for i, only in reads]
+
+        def read(values: list[Any]) -> list[Any]:
+            found = []
+            for i, shape_only in reads:
+                found.append(shape_of(values[i]) if shape_only else values[i])
+            return found
+
+        return read
     if len(reads) > 1:
         return itemgetter(*[i for i, _ in reads])
     return itemgetter(slice(reads[0][0], reads[0][0] + 1)) if reads else lambda values: ()
@@ -241,8 +248,8 @@ class Operation:
             self.forward(*args, **kwargs)  # raises Python's own TypeError for such a call
         return tuple([values[name] for name in self.parameters])
 
-    def joint_edge(self, args: Sequence[Any], values: list[Any]) -> Edge:
-        """The one edge, to all tracked arguments together, of an operation with a joint VJP.
+    def joint_edge(self, nodes: list[Node | None], values: list[Any]) -> Edge:
+        """The one edge, to the nodes of all arguments together, of an operation with a joint VJP.
 
         ``values`` is ``[*arguments, y]``.  DtypeError if there is no joint VJP either, so that a
         tracked Tensor stands where the operation has no derivative.
@@ -255,8 +262,7 @@ class Operation:
             )
         if self.variadic:
             values = [*values[: self.arity], tuple(values[self.arity : -1]), values[-1]]
-        parents = tuple([x.node if isinstance(x, TensorCore) else None for x in args])
-        return parents, self.joint, self.joint.read(values)
+        return tuple(nodes), self.joint, self.joint.read(values)
 
     def failed(self, args: tuple[Any, ...], error: Exception) -> TinygradRNNError:
         """The error that tells how the body failed on these arguments."""
@@ -293,38 +299,38 @@ def op(
         def call(*args: Any, **kwargs: Any) -> Any:
             if kwargs or (len(args) != arity and not variadic):
                 args = operation.complete(args, kwargs)
-            kind, tracked, values = None, 0, []
+            kind, nodes, values = None, [], []
             for x in args:
                 if isinstance(x, TensorCore):
                     kind = type(x)
-                    if x.node is not None:
-                        tracked += 1
+                    nodes.append(x.node)
                     x = x.array
+                else:
+                    nodes.append(None)
+                    if type(x) is not ndarray and isinstance(x, np.generic):
+                        x = x.item()  # beside a Tensor, a number like any other
                 values.append(x)
             try:
-                if kind is None:
-                    return forward(*args)
-                if arity != 1:
-                    for i, x in enumerate(values):
-                        if type(x) is not ndarray and isinstance(x, np.generic):
-                            values[i] = x.item()  # beside a Tensor, a number like any other
-                y = forward(*values)
+                y = forward(*(args if kind is None else values))
             except TinygradRNNError:
                 raise
             except (ValueError, TypeError, IndexError) as error:
                 raise operation.failed(args, error) from error
+            if kind is None:
+                return y
             if type(y) is not ndarray and isinstance(y, np.generic):
                 y = np.asarray(y)
-            if not tracked or _pauses.get():
+            untracked = nodes.count(None)
+            if untracked == len(nodes) or _pauses.get():
                 return tuple(map(kind, y)) if isinstance(y, tuple) else kind(y)
             values.append(y)
             edges = []
             for position, rule, read in rules:
-                x = args[position]
-                if isinstance(x, TensorCore) and x.node is not None:
-                    edges.append((x.node, rule, read(values)))
-            if len(edges) != tracked:
-                edges = [joint_edge(args, values)]
+                node = nodes[position]
+                if node is not None:
+                    edges.append((node, rule, read(values)))
+            if len(edges) + untracked != len(nodes):
+                edges = [joint_edge(nodes, values)]
             if isinstance(y, tuple):
                 node = Node(name, edges, None, None)
                 return tuple([kind(part, outlet(node, i, y)) for i, part in enumerate(y)])

@@ -51,13 +51,12 @@ def _rows(x):
     return x if x.ndim == 2 else x.reshape((-1, x.shape[-1]))
 
 
-def _left_cotangent(g, a_shape, b):
+def _left_cotangent(g, b):
     """``g b^T``; kept as outer products where these are few, or less to hold: ``W @ x``."""
-    if len(a_shape) == 2 == b.ndim:
-        n = b.shape[1]
-        if n < 256 or n * sum(a_shape) < prod(a_shape):
-            return OuterProduct(g.T, b.T)
-    return g @ (b.T if b.ndim == 2 else swapaxes(b, -1, -2))
+    if g.ndim == 2 == b.ndim:
+        sides, n = (g.shape[0], b.shape[0]), b.shape[1]
+        return OuterProduct(g.T, b.T) if n < 256 or n * sum(sides) < prod(sides) else g @ b.T
+    return g @ swapaxes(b, -1, -2)
 
 
 def _right_cotangent(g, a, b_shape):
