@@ -96,6 +96,13 @@ def test_a_model_moves_through_a_file(tmp_path, suffix):
     assert tg.load(path).metadata == {}
 
 
+@every_suffix
+def test_a_name_alone_is_a_file_in_this_folder(tmp_path, suffix, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tg.save(f"model{suffix}", example())
+    assert_same(example(), tg.load(tmp_path / f"model{suffix}"))
+
+
 def test_arrays_of_a_device_come_to_the_host(tmp_path, monkeypatch):
     class Elsewhere:
         __module__ = "cupy"

@@ -47,7 +47,7 @@ def indices(draw, shape):
         "list of none": np.zeros(0, int),
         "matrix": rng.integers(low, n, (2, 3)).astype(integers),
         "whole mask": rng.random(shape) < 0.5,
-        "pairs": (rows, rng.integers(0, shape[-1], rows.shape)),
+        "pairs": (rows, rng.integers(0, [*shape, 1][1], rows.shape)),
         "rows and slice": (rows, slice(None, None, -1)),
         "row and integer": (rows, -1),
         "mask and integer": (rng.random(n) < 0.5, 0),

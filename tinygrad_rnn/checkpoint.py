@@ -13,20 +13,21 @@ step, so that whatever happens leaves the old file or the new one, whole.
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
-import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
-from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
 from .backend import backend_of
 from .errors import CheckpointError, DtypeError, described
+
+if TYPE_CHECKING:
+    import zipfile
+# json, tempfile and zipfile are imported where they are used: they cost 12 ms, and most programs
+# that import the package never touch a checkpoint.
 
 __all__ = ["Checkpoint", "load", "save"]
 
@@ -58,7 +59,7 @@ def save(
     write, _ = _format_of(path, "save")
     arrays = {name: _storable(name, value) for name, value in state.items()}
     note = _note(arrays, dict(metadata or {}))
-    with _replacing(Path(path)) as file:
+    with _replacing(path) as file:
         write(file, arrays, note)
 
 
@@ -81,7 +82,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def _format_of(path: str | os.PathLike[str], name: str) -> tuple[Callable[..., None], Any]:
-    suffix = Path(path).suffix
+    suffix = os.path.splitext(path)[1]
     if suffix not in _FORMATS:
         raise CheckpointError(
             f"{name}({os.fspath(path)!r}): unknown suffix {suffix!r}\n"
@@ -120,6 +121,8 @@ def _is_plain(dtype: np.dtype) -> bool:
 
 def _note(names: Iterable[str], metadata: dict[str, Any]) -> str:
     """The JSON text that goes into the file: the metadata, and the names of all arrays."""
+    import json
+
     note = {"format_version": _FORMAT_VERSION, "arrays": list(names), "metadata": metadata}
     try:
         return json.dumps(note)
@@ -133,6 +136,8 @@ def _note(names: Iterable[str], metadata: dict[str, Any]) -> str:
 
 def _checkpoint(arrays: dict[str, np.ndarray], note: str | bytes) -> Checkpoint:
     """The arrays with the metadata in ``note``; CheckpointError unless it lists these arrays."""
+    import json
+
     try:
         content = json.loads(note)
     except (ValueError, RecursionError) as error:
@@ -153,9 +158,12 @@ def _checkpoint(arrays: dict[str, np.ndarray], note: str | bytes) -> Checkpoint:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def _replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A new file to write to; it becomes ``path`` once the block has ended without an error."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=".saving-")
+    import tempfile
+
+    folder = os.path.dirname(path) or os.curdir
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".saving-")
     try:
         with open(descriptor, "wb") as file:
             yield file
@@ -166,17 +174,19 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         os.unlink(temporary)
         raise
     with suppress(OSError):  # the file is whole; some systems cannot sync the entry in its folder
-        folder = os.open(path.parent, os.O_RDONLY)
+        entries = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(entries)
         finally:
-            os.close(folder)
+            os.close(entries)
 
 
 # ---- .npz --------------------------------------------------------------------------------------
 
 
 def _write_npz(file: IO[bytes], arrays: dict[str, np.ndarray], note: str) -> None:
+    import zipfile
+
     with zipfile.ZipFile(file, "w") as archive:
         # A ZipInfo made here has a fixed date: equal states give equal files.
         archive.writestr(zipfile.ZipInfo(_METADATA_MEMBER), note)
@@ -187,6 +197,8 @@ def _write_npz(file: IO[bytes], arrays: dict[str, np.ndarray], note: str) -> Non
 
 
 def _read_npz(file: IO[bytes]) -> Checkpoint:
+    import zipfile
+
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
@@ -206,6 +218,8 @@ def _read_npz(file: IO[bytes]) -> Checkpoint:
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
     """Raise CheckpointError unless these are arrays, as large together as the file at most."""
+    import zipfile
+
     if not members:  # save writes one at least, but a damaged directory may seem empty
         raise CheckpointError("it has no members")
     names = set()

@@ -1,0 +1,72 @@
+"""`python -m demos` lists the demos, `python -m demos NAME` runs one, `all` is `make demo`."""
+
+import argparse
+import importlib
+import sys
+import time
+
+from demos import _kit as kit
+from tinygrad_rnn.gradcheck import __main__ as gradcheck
+
+MINUTES = {  # on two cores
+    "bptt_by_hand": 0.02,
+    "char_lm": 1.5,
+    "expression_roles": 1.2,
+    "engine_on_one_page": 0.02,
+}
+
+
+def demo(name):
+    """The module of a demo."""
+    return importlib.import_module(f"demos.{name}")
+
+
+def listing():
+    """The demos, one a line: its name, how long it takes, and what it shows."""
+    lines = [
+        f"  {name:<20}{minutes:>5} min  {demo(name).__doc__.splitlines()[0]}"
+        for name, minutes in MINUTES.items()
+    ]
+    total = sum(MINUTES.values())
+    lines.append(
+        f"  {'all':<20}{total:>5.1f} min  All of these, after the table of gradient checks."
+    )
+    return "\n".join(lines)
+
+
+def run_all(argv):
+    """The exit code of the main job: the gradient-check table, then every demo; 0 if all passed."""
+    p = argparse.ArgumentParser("python -m demos all", description=run_all.__doc__)
+    kit.common_flags(p)
+    p.parse_args(argv)
+    jobs = {"gradcheck": lambda: gradcheck.main([])}
+    for name in MINUTES:
+        own_flags = argv if name in ("char_lm", "expression_roles") else []
+        jobs[name] = lambda name=name, flags=own_flags: demo(name).main(flags)
+    results = []
+    for name, job in jobs.items():
+        print(f"\n==== {name} ====", flush=True)
+        start = time.monotonic()
+        code = job()
+        results.append((name, code, time.monotonic() - start))
+    print("\n==== what was shown ====")
+    for name, code, seconds in results:
+        print(f"  {name:<20}{'passed' if code == 0 else f'FAILED ({code})':<12}{seconds:6.1f} s")
+    return max(code for _, code, _ in results)
+
+
+def main(argv=None):
+    name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in ("-h", "--help"):
+        print(f"python -m demos NAME [flags]    (NAME --help explains them)\n\n{listing()}")
+        return 0
+    if name == "all":
+        return run_all(rest)
+    if name not in MINUTES:
+        print(f"error: no demo {name!r}; there are:\n{listing()}", file=sys.stderr)
+        return 2
+    return demo(name).main(rest)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,114 @@
+"""The demos run, refuse what they cannot use, and show what they say they show."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from demos import __main__ as demos
+from demos import _ngrams, bptt_by_hand, char_lm, engine_on_one_page, expression_roles
+
+
+def test_the_list_names_every_demo(capsys):
+    assert demos.main([]) == 0
+    out = capsys.readouterr().out
+    for name in ("engine_on_one_page", "bptt_by_hand", "char_lm", "expression_roles", "all"):
+        assert name in out
+
+
+def test_an_unknown_demo_is_refused_with_the_list(capsys):
+    assert demos.main(["char_ml"]) == 2
+    assert "char_lm" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bptt_by_hand_agrees_three_ways_and_catches_the_broken_one(seed, capsys):
+    assert bptt_by_hand.main(["--seed", str(seed)]) == 0
+    out = capsys.readouterr().out
+    assert "caught" in out and "NOT CAUGHT" not in out
+
+
+def test_bptt_by_hand_fails_when_the_engine_is_wrong(capsys, monkeypatch):
+    rule = tg.tanh.operation.rules[0][1]
+    monkeypatch.setattr(rule, "vjp", lambda g, y: g * (1 - y))
+    assert bptt_by_hand.main([]) == 1
+
+
+def test_the_engine_on_one_page_is_short_and_gives_the_gradients_of_the_package():
+    rng = np.random.default_rng(1)
+    xs, U, W, b = (rng.normal(size=shape) for shape in [(5, 2, 3), (3, 2), (2, 2), (2,)])
+    page = [engine_on_one_page.Tensor(w) for w in (U, W)]
+    found = engine_on_one_page.backward(engine_on_one_page.rnn(xs, *page, b))
+    ours = [tg.tensor(w, requires_grad=True) for w in (U, W)]
+    h = np.zeros((1, 2))
+    for x in xs:
+        h = tg.tanh(x @ ours[0] + h @ ours[1] + b)
+    h.sum().backward()
+    for theirs, mine in zip(page, ours, strict=True):
+        np.testing.assert_allclose(found[theirs], mine.grad.array, rtol=1e-13)
+    source = Path(engine_on_one_page.__file__).read_text(encoding="utf-8").splitlines()
+    lines = [line for line in source if line.strip() and not line.lstrip().startswith("#")]
+    assert len(lines) < 80
+
+
+def test_n_grams_are_probabilities():
+    """Summed over all next characters they are 1, whatever came before."""
+    rng = np.random.default_rng(0)
+    train, V = rng.integers(0, 4, 300), 4
+    for history in ([0, 1, 2, 3, 0, 1], [3, 3, 3, 3, 3, 3]):
+        totals = np.zeros(6)
+        for last in range(V):
+            before = _ngrams.witten_bell(train, np.array(history), V)
+            after = _ngrams.witten_bell(train, np.array([*history, last]), V)
+            n = len(history)
+            totals += np.exp(-(np.array(after) * (n + 1) - np.array(before) * n))
+        np.testing.assert_allclose(totals, 1.0, rtol=1e-9)
+
+
+@pytest.mark.parametrize("demo", [char_lm, expression_roles], ids=lambda demo: demo.__name__)
+def test_quick_runs_leave_metrics_curves_and_a_checkpoint(demo, tmp_path):
+    assert demo.main(["--quick", "--quiet", "--out", str(tmp_path)]) == 0
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) >= 2 and all(json.loads(line) for line in lines)
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert len((tmp_path / "loss.csv").read_text().splitlines()) >= 2
+    assert tg.load(tmp_path / "model.npz")
+
+
+@pytest.mark.parametrize("demo", [char_lm, expression_roles], ids=lambda demo: demo.__name__)
+@pytest.mark.parametrize("content", [None, b"", b"   \n", b"\xff\xfe\x00broken"])
+def test_data_that_cannot_be_used_gets_one_line(demo, content, tmp_path, capsys):
+    path = tmp_path / "data.txt"
+    if content is not None:
+        path.write_bytes(content)
+    status = demo.main(["--quick", "--quiet", "--data", str(path), "--out", str(tmp_path / "out")])
+    err = capsys.readouterr().err
+    assert status == 1 and err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_divergence_is_an_exit_code(tmp_path, capsys):
+    flags = ["--quick", "--quiet", "--lr", "1e30", "--out", str(tmp_path)]
+    with np.errstate(all="ignore"):
+        assert char_lm.main(flags) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_trees_of_the_user_are_read_however_deep(tmp_path):
+    deep = "(1 " + "(0 a " * 20_000 + "b" + ")" * 20_000 + ")\n"
+    shallow = "".join(f"({i % 2} (0 w{i % 3}) (1 v{i % 5}))\n" for i in range(60))
+    path = tmp_path / "trees.txt"
+    path.write_text(shallow + deep)
+    flags = ["--quick", "--quiet", "--data", str(path), "--out", str(tmp_path / "out")]
+    assert expression_roles.main(flags) == 0
+
+
+@pytest.mark.parametrize("name", ["char_lm", "expression_roles", "bptt_by_hand"])
+def test_help_explains_the_flags(name):
+    run = subprocess.run(
+        [sys.executable, "-m", f"demos.{name}", "--help"], capture_output=True, text=True
+    )
+    assert run.returncode == 0 and "--seed" in run.stdout and not run.stderr
