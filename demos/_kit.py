@@ -98,7 +98,7 @@ def read_text(path):
 
 
 def check_finite(loss):
-    """Raise Diverged if there is nothing to go on from: NaN, or more nats than a bad guess costs."""
+    """Raise Diverged if there is nothing to go on from: NaN, or more than a bad guess costs."""
     if not loss < HOPELESS:
         raise Diverged(f"training diverged: the loss is {loss}; try a smaller --lr")
 
