@@ -120,13 +120,13 @@ RULES |= {
 }
 RULES["result of several"] = engine._OUTLET
 
-UNTESTED = {"_to_device": "moves an array to another device; tested with the device"}
+UNTESTED = {"to_device": "moves an array to another device; tested with the device"}
 
 
 def rows_using(name):
     """The rows whose cases record the operation, those with the fewest others first."""
     if name == "result of several":
-        name = "_unstack"
+        name = "unstack"
     using = [(len(found), row) for row in ROWS if name in (found := PRIMITIVES[row.name])]
     return [row for _, row in sorted(using, key=lambda pair: pair[0])]
 

@@ -212,4 +212,4 @@ def primitives_of(row, draws=12):
 
 def test_every_operation_is_reached_by_some_row():
     reached = set().union(*map(primitives_of, ROWS))
-    assert set(engine.OPERATIONS) - reached - {"_to_device"} == set()
+    assert set(engine.OPERATIONS) - reached - {"to_device"} == set()

@@ -23,6 +23,7 @@ PACKAGE = ROOT / "tinygrad_rnn"
 TYPED = PACKAGE / "py.typed"
 
 LARGE = {  # files of more than 400 lines, and why they are not cut up
+    "tinygrad_rnn/engine.py": "what a call is, how it is recorded, and the decorators for it",
     "tinygrad_rnn/registry.py": "one row for each operation, and the table of choices beside them",
     "tinygrad_rnn/tensor.py": "the methods of one class, most of them one line",
     "tinygrad_rnn/gradcheck/check.py": "one check, and the messages of all the ways to fail it",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .engine import Node, TensorCore
-from .errors import NotTrackedError, ShapeError, described
+from .errors import DtypeError, NotTrackedError, ShapeError, described
 from .sweep import Freed, sweep
 
 __all__ = ["backward", "grad"]
@@ -61,9 +61,13 @@ def cotangents_of(
         return []
     ys = [outputs] if isinstance(outputs, TensorCore) else list(outputs)
     gs = grad_outputs if isinstance(grad_outputs, (list, tuple)) else [grad_outputs] * len(ys)
+    if len(gs) != len(ys):
+        raise ShapeError(
+            f"grad: grad_outputs has {len(gs)} entries\n  expected: {len(ys)}, one for each output"
+        )
     kind = type(ys[0]) if create_graph else None
     roots = [(node_of(y, "grad"), seed_of(y, g, "grad", kind)) for y, g in zip(ys, gs, strict=True)]
-    nodes = [node_of(x, "grad") for x in inputs]
+    nodes = [node_of(x, f"grad, inputs[{i}]") for i, x in enumerate(inputs)]
     wanted = set(nodes)
     needed = between([node for node, _ in roots], wanted)
     for i, node in enumerate(nodes):
@@ -86,10 +90,9 @@ def between(roots: Iterable[Node], wanted: set[Node]) -> set[Node]:
         if node not in seen and node.birth >= oldest:
             seen.add(node)
             left.extend(node.parents())
-    if not wanted <= seen:
-        for node in seen:
-            if type(node.edges) is Freed:
-                raise node.edges.error(node)
+    for node in seen:  # a freed node hides whatever lies below it
+        if type(node.edges) is Freed and node.birth > oldest:
+            raise node.edges.error(node)
     needed: set[Node] = set()
     for node in sorted(seen, key=lambda node: node.birth):
         if node in wanted or not needed.isdisjoint(node.parents()):
@@ -110,14 +113,17 @@ def node_of(y: TensorCore, name: str) -> Node:
 
 def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | None) -> Any:
     """The cotangent with which the sweep starts at ``y``: a Tensor if it is to be recorded."""
+    argument = "gradient" if name == "backward" else "grad_outputs"
     if gradient is None and y.array.size != 1:
         raise ShapeError(
             f"{name}: the cotangent of a tensor of shape {y.array.shape} has to be given\n"
-            "  expected: a single number, or gradient= of the same shape\n"
+            f"  expected: a single number, or {argument}= of the same shape\n"
             "  hint: reduce it first, loss = y.sum() or y.mean()"
         )
     g = np.ones_like(y.array) if gradient is None else gradient
     array = g.array if isinstance(g, TensorCore) else np.asarray(g)
+    if array.dtype.kind not in "fcbiu":
+        raise DtypeError(f"{name}: {argument} is {described(gradient)}\n  expected: numbers")
     if array.shape != y.array.shape:
         raise ShapeError(
             f"{name}: the cotangent has shape {array.shape}\n  expected: {y.array.shape}, that of"

@@ -21,16 +21,18 @@ import numpy as np
 from numpy import ndarray
 
 from .cotangents import Outputs
-from .errors import DtypeError, TinygradRNNError, explained
+from .errors import DtypeError, TinygradRNNError, described, explained
 
-__all__ = ["OPERATIONS", "no_grad", "op"]
+__all__ = ["OPERATIONS", "formula", "no_grad", "op"]
 
 Edge = tuple[Any, "Rule", Sequence[Any]]
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 """Every differentiable operation by name, in the order of definition."""
 
-_IS_VARIADIC, _IS_GENERATOR, _IS_COROUTINE = 0x04, 0x20, 0x80  # flags of a code object
+# Flags of a code object.
+_IS_VARIADIC, _IS_GENERATOR, _IS_COROUTINE, _IS_ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x200
+_MISSING = object()
 _birth = count().__next__
 _pauses: ContextVar[int] = ContextVar("pauses", default=0)
 
@@ -103,6 +105,10 @@ class no_grad(ContextDecorator):
     between its items.
     """
 
+    def __new__(cls, function: Any = None) -> Any:
+        """The context; or, written ``@no_grad`` without parentheses, the decorated function."""
+        return super().__new__(cls) if function is None else cls()(function)
+
     def __enter__(self) -> None:
         _pauses.set(_pauses.get() + 1)  # a count, so that blocks may end in any order
 
@@ -111,7 +117,12 @@ class no_grad(ContextDecorator):
         _pauses.set(max(0, _pauses.get() - 1))
 
     def __call__(self, function: Any) -> Any:
-        flags = function.__code__.co_flags
+        flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
+        if flags & _IS_ASYNC_GENERATOR:
+            raise DtypeError(
+                "no_grad: an asynchronous generator cannot be decorated\n"
+                "  hint: write with no_grad(): inside it, around what is not to be recorded"
+            )
         if not flags & (_IS_GENERATOR | _IS_COROUTINE):
             return super().__call__(function)
 
@@ -221,14 +232,26 @@ class Operation:
     ) -> None:
         code = forward.__code__
         self.forward = forward
-        self.name = forward.__name__
+        self.name = forward.__name__.lstrip("_")
         self.arity = code.co_argcount
         self.variadic = bool(code.co_flags & _IS_VARIADIC)
         self.parameters = list(code.co_varnames[: self.arity + self.variadic])
         self.defaults = dict(
-            zip(reversed(self.parameters), reversed(forward.__defaults__ or ()), strict=False)
+            zip(
+                reversed(self.parameters[: self.arity]),
+                reversed(forward.__defaults__ or ()),
+                strict=False,
+            )
         )
         names = [*self.parameters, "y"]
+        for vjp in [*vjps.values(), *([joint] if joint else [])]:
+            read = vjp.__code__.co_varnames[1 : vjp.__code__.co_argcount]
+            unknown = {*vjps, *[name.removesuffix("_shape") for name in read]} - set(names)
+            if unknown:
+                raise DtypeError(
+                    f"op: {self.name} has no argument {', '.join(map(repr, sorted(unknown)))}\n"
+                    f"  expected: {', '.join(names)}, or one of these followed by _shape"
+                )
         rest = self.arity if self.variadic else None
         self.joint = Rule(joint, names, None, rest) if joint else None
         self.rules: list[tuple[int, Rule, Any]] = []
@@ -238,15 +261,13 @@ class Operation:
 
     def complete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments in their positions, keywords and defaults filled in."""
-        given = dict(zip(self.parameters, args, strict=False))
+        names = self.parameters[: self.arity]
+        given = dict(zip(names, args, strict=False))
         values = self.defaults | kwargs | given
-        if (
-            len(args) > self.arity
-            or kwargs.keys() & given.keys()
-            or values.keys() != set(self.parameters)
-        ):
+        too_many = len(args) > self.arity and not self.variadic
+        if too_many or kwargs.keys() & given.keys() or values.keys() != set(names):
             self.forward(*args, **kwargs)  # raises Python's own TypeError for such a call
-        return tuple([values[name] for name in self.parameters])
+        return (*[values[name] for name in names], *args[self.arity :])
 
     def joint_edge(self, nodes: list[Node | None], values: list[Any]) -> Edge:
         """The one edge, to the nodes of all arguments together, of an operation with a joint VJP.
@@ -270,6 +291,24 @@ class Operation:
             f"{self.parameters[-1]}[{i}]" for i in range(len(args) - self.arity)
         ]
         return explained(self.name, dict(zip(names, args, strict=True)), error)
+
+
+def formula(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The decorator of a function that is a formula in operations: its errors bear its name."""
+    code = function.__code__
+    names = code.co_varnames[: code.co_argcount + bool(code.co_flags & _IS_VARIADIC)]
+
+    @wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except TinygradRNNError:
+            raise
+        except (ValueError, TypeError, IndexError, AttributeError, ZeroDivisionError) as error:
+            given = dict(zip(names, args, strict=False)) | kwargs
+            raise explained(function.__name__, given, error) from error
+
+    return call
 
 
 def op(
@@ -297,7 +336,7 @@ def op(
 
         @wraps(forward)
         def call(*args: Any, **kwargs: Any) -> Any:
-            if kwargs or (len(args) != arity and not variadic):
+            if kwargs or (len(args) < arity if variadic else len(args) != arity):
                 args = operation.complete(args, kwargs)
             kind, nodes, values = None, [], []
             for x in args:
@@ -318,8 +357,8 @@ def op(
                 raise operation.failed(args, error) from error
             if kind is None:
                 return y
-            if type(y) is not ndarray and isinstance(y, np.generic):
-                y = np.asarray(y)
+            if type(y) is not ndarray:
+                y = with_arrays(y, name)
             untracked = nodes.count(None)
             if untracked == len(nodes) or _pauses.get():
                 return tuple(map(kind, y)) if isinstance(y, tuple) else kind(y)
@@ -332,20 +371,27 @@ def op(
             if len(edges) + untracked != len(nodes):
                 edges = [joint_edge(nodes, values)]
             if isinstance(y, tuple):
+                if rules:
+                    raise DtypeError(
+                        f"{name}: one VJP per argument, but {len(y)} results\n"
+                        "  hint: give op one joint VJP, which takes the cotangents of all results"
+                    )
                 node = Node(name, edges, None, None)
                 return tuple([kind(part, outlet(node, i, y)) for i, part in enumerate(y)])
             return kind(y, Node(name, edges, y.shape, y.dtype))
 
         @wraps(forward)
-        def call_of_one(x: Any) -> Any:
-            if not isinstance(x, TensorCore) or x.node is None or _pauses.get():
-                return call(x)
+        def call_of_one(x: Any = _MISSING, /, **kwargs: Any) -> Any:
+            if not isinstance(x, TensorCore) or x.node is None or kwargs or _pauses.get():
+                return call(**kwargs) if x is _MISSING else call(x, **kwargs)
             try:
                 y = forward(x.array)
             except Exception:
                 return call(x)  # which fails again, and says how
-            if type(y) is not ndarray and isinstance(y, np.generic):
-                y = np.asarray(y)
+            if isinstance(y, tuple):
+                return call(x)
+            if type(y) is not ndarray:
+                y = with_arrays(y, name)
             edges = [(x.node, rules[0][1], rules[0][2]((x.array, y)))]
             return type(x)(y, Node(name, edges, y.shape, y.dtype))
 
@@ -356,6 +402,15 @@ def op(
         return public
 
     return differentiable
+
+
+def with_arrays(y: Any, name: str) -> Any:
+    """A result, or several, with an array in place of each NumPy scalar."""
+    if isinstance(y, tuple):
+        return tuple([with_arrays(part, name) for part in y])
+    if not hasattr(y, "dtype"):
+        raise DtypeError(f"{name}: the operation returned {described(y)}\n  expected: an array")
+    return np.asarray(y) if isinstance(y, np.generic) else y
 
 
 _OUTLET = Rule(lambda g, i, count: Outputs(count, {i: g}), ["x", "i", "count", "y"], 0)

@@ -98,8 +98,15 @@ def explained(name: str, arguments: dict[str, object], error: Exception) -> Tiny
         kind, hint = IndexRangeError, "compare the index with the shape of the array it points into"
     elif isinstance(error, TypeError):
         kind, hint = DtypeError, "pass arrays, Tensors or numbers where the operation takes values"
+    elif "Integers to negative" in str(error):
+        kind, hint = DtypeError, "make one of them floating point"
+    elif "core dimension" in str(error):
+        kind, hint = ShapeError, "the last side of a meets the last but one of b; a transpose?"
+    elif "broadcast" in str(error):
+        kind, hint = ShapeError, "sides must be equal, or 1, counted from the last axis"
     else:
-        kind, hint = ShapeError, "sides must be equal, or 1 where broadcasting applies"
+        kind, hint = ShapeError, ""
     lines = [f"{name}({', '.join(arguments)}): {error}"]
-    lines += [f"  {key}: {described(value)}" for key, value in arguments.items()]
-    return kind("\n".join([*lines, f"  hint: {hint}"]))
+    for key, value in arguments.items():
+        lines.append(f"  {key}: {described(getattr(value, 'array', value))}")
+    return kind("\n".join([*lines, *([f"  hint: {hint}"] if hint else [])]))

@@ -8,7 +8,7 @@ import numpy as np
 
 from .arithmetic import log, softplus, where
 from .backend import backend_of
-from .errors import DtypeError, ShapeError, described
+from .errors import DtypeError, IndexRangeError, ShapeError, described
 from .linear import getitem, reshape, take_along_axis
 from .random import default_rng
 from .reductions import log_softmax, mean, sum
@@ -73,6 +73,11 @@ def _picked_mean(name, log_probs, targets, ignore_index):
         )
     counted = targets != ignore_index if ignore_index is not None else np.full(targets.shape, True)
     ids = np.where(counted, targets, 0)
+    if ignore_index is None and (targets == -100).any():
+        raise IndexRangeError(
+            f"{name}: id -100 among the targets\n  expected: 0 <= target < {log_probs.shape[-1]}\n"
+            "  hint: ignore_index=-100 leaves such targets out; no index is ignored by default"
+        )
     backend_of(ids).check_ids(name, ids, log_probs.shape[-1])
     picked = reshape(take_along_axis(log_probs, ids[..., None], -1), targets.shape)
     count = int(counted.sum())

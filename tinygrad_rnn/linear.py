@@ -12,10 +12,11 @@ from math import prod
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from .backend import backend_for, backend_of
 from .cotangents import Term
-from .engine import TensorCore, op
+from .engine import TensorCore, formula, op
 from .errors import DtypeError, ShapeError
 
 __all__ = [
@@ -51,6 +52,8 @@ __all__ = [
 def sum_to(x, shape):
     """``x`` summed to ``shape``, from which it could have been broadcast."""
     lead = x.ndim - len(shape)
+    if lead < 0 or any(n not in (1, m) for n, m in zip(shape, x.shape[lead:], strict=True)):
+        raise ValueError(f"{tuple(shape)} cannot be broadcast to {x.shape}")
     axes = tuple(i for i in range(x.ndim) if i < lead or (shape[i - lead] == 1 != x.shape[i]))
     return x.sum(axes, keepdims=True).reshape(shape)
 
@@ -82,6 +85,7 @@ def _cumsum(x, axis):
     return np.cumsum(x, axis)
 
 
+@formula
 def cumsum(x, axis=None):
     """The running sum along ``axis``; of the flattened array if ``axis`` is None."""
     return _cumsum(reshape(x, -1), 0) if axis is None else _cumsum(x, axis)
@@ -121,33 +125,46 @@ def _permute(x, axes):
     return np.transpose(x, axes)
 
 
+@formula
 def transpose(x, axes=None):
     """``x`` with its axes permuted, reversed if ``axes`` is None."""
     if axes is None:
         return _reverse_axes(x)
-    axes = [axis + x.ndim if axis < 0 else axis for axis in axes]
+    given = axes
+    axes = list(normalize_axis_tuple(axes, x.ndim))
+    if len(axes) != x.ndim:
+        raise ShapeError(
+            f"transpose(x, axes): axes {given}, x {x.shape}\n"
+            f"  expected: each of the {x.ndim} axes once"
+        )
     return _reverse_axes(x) if axes == list(range(x.ndim))[::-1] else _permute(x, axes)
 
 
+@formula
 def swapaxes(x, axis1, axis2):
     """``x`` with two axes exchanged."""
     axes = list(range(x.ndim))
+    (axis1,), (axis2,) = (normalize_axis_tuple(axis, x.ndim) for axis in (axis1, axis2))
     axes[axis1], axes[axis2] = axes[axis2], axes[axis1]
     return transpose(x, axes)
 
 
+@formula
 def moveaxis(x, source, destination):
     """``x`` with axis ``source`` moved to ``destination``, the others in their order."""
     axes = list(range(x.ndim))
-    axes.insert(destination % x.ndim, axes.pop(source))
+    (destination,) = normalize_axis_tuple(destination, x.ndim)
+    axes.insert(destination, axes.pop(source))
     return transpose(x, axes)
 
 
+@formula
 def expand_dims(x, axis):
     """``x`` with a new axis of length 1 at ``axis``."""
     return reshape(x, np.expand_dims(np.broadcast_to(0, x.shape), axis).shape)
 
 
+@formula
 def squeeze(x, axis=None):
     """``x`` without its axes of length 1, or without the one(s) named."""
     return reshape(x, np.squeeze(np.broadcast_to(0, x.shape), axis).shape)
@@ -203,9 +220,15 @@ def scatter(x, index, shape):
     return _scatter(x, _frozen(index), shape)
 
 
+@formula
 def scatter_add(x, index, updates):
     """``x`` with ``updates`` added at ``index``; an entry named twice gets both."""
     return x + scatter(updates, index, x.shape)
+
+
+def _before(x, axis):
+    """Whole slices for the axes before ``axis``."""
+    return (slice(None),) * normalize_axis_tuple(axis, x.ndim)[0]
 
 
 def _frozen(index):
@@ -223,34 +246,43 @@ def _frozen(index):
     return index.copy() if hasattr(index, "__cuda_array_interface__") else index
 
 
+@formula
 def flip(x, axis=None):
     """``x`` with the order of its entries reversed along ``axis``, along every axis if None."""
-    axes = range(x.ndim) if axis is None else np.atleast_1d(axis) % x.ndim
+    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
     return _getitem(x, tuple(slice(None, None, -1 if i in axes else 1) for i in range(x.ndim)))
 
 
+@formula
 def take(x, indices, axis=None):
     """The entries, or the slices along ``axis``, that ``indices`` name; flattened if None."""
     if axis is None:
         return getitem(reshape(x, -1), indices)
-    return getitem(x, (*[slice(None)] * (axis % x.ndim), indices))
+    return getitem(x, (*_before(x, axis), indices))
 
 
+@formula
 def take_along_axis(x, indices, axis):
     """``x[..., indices[..., i, ...], ...]``: one index for each entry of the result."""
     indices = np.array(indices)  # a copy, as of every index
-    grid = list(np.ogrid[tuple(map(slice, indices.shape))])
+    if indices.ndim != x.ndim:
+        raise ValueError(f"indices have {indices.ndim} axes, x has {x.ndim}")
+    (axis,) = normalize_axis_tuple(axis, x.ndim)
+    grid = list(np.ogrid[tuple(map(slice, x.shape))])
     grid[axis] = indices
     return _getitem(x, tuple(grid))
 
 
+@formula
 def repeat(x, repeats, axis=None):
     """``x`` with each entry along ``axis`` repeated, in NumPy's sense; flattened if None."""
     if axis is None:
         x, axis = reshape(x, -1), 0
+    (axis,) = normalize_axis_tuple(axis, x.ndim)
     return take(x, np.repeat(np.arange(x.shape[axis]), repeats), axis)
 
 
+@formula
 def tile(x, reps):
     """``x`` laid side by side ``reps`` times along each axis, in NumPy's sense."""
     reps = (reps,) if isinstance(reps, int) else tuple(reps)
@@ -263,6 +295,7 @@ def tile(x, reps):
     return reshape(wide, tuple(k * n for k, n in zip(reps, shape, strict=True)))
 
 
+@formula
 def pad(x, pad_width, constant_value=0.0):
     """``x`` with a margin of a constant; ``pad_width`` is NumPy's: n, (before, after), or pairs."""
     widths = np.broadcast_to(pad_width, (x.ndim, 2)).tolist()
@@ -289,6 +322,7 @@ def _cut(g, axis, shapes):
         yield g[(*before, slice(start, end))]
 
 
+@formula
 def concatenate(arrays, axis=0):
     """The arrays one after the other along an axis that they have; flattened first if None."""
     if axis is None:
@@ -303,14 +337,17 @@ def _stack(axis, *arrays):
 
 @op(lambda gs, axis: (_stack(axis, *_zeros_for_none(gs)), None))
 def _unstack(x, axis):
-    return tuple([x[(*[slice(None)] * (axis % x.ndim), i)] for i in range(x.shape[axis])])
+    before = _before(x, axis)
+    return tuple([x[(*before, i)] for i in range(x.shape[axis])])
 
 
+@formula
 def stack(arrays, axis=0):
     """The arrays, all of one shape, side by side along a new axis."""
     return _stack(axis, *arrays)
 
 
+@formula
 def unstack(x, axis=0):
     """The tuple of slices of ``x`` along ``axis``: the steps of a sequence, say."""
     return _unstack(x, axis)
@@ -322,16 +359,16 @@ def _zeros_for_none(gs):
     return [zeros if g is None else g for g in gs]
 
 
+@formula
 def split(x, indices_or_sections, axis=0):
     """The list of pieces of ``x`` along ``axis``: so many equal ones, or cut at these indices."""
-    n = x.shape[axis]
-    if isinstance(indices_or_sections, int):
-        if n % indices_or_sections:
+    before, n = _before(x, axis), x.shape[axis]
+    if isinstance(indices_or_sections, (int, np.integer)):
+        if indices_or_sections < 1 or n % indices_or_sections:
             raise ShapeError(
                 f"split(x, {indices_or_sections}): axis {axis} of length {n} is not divisible\n"
                 f"  x: {x.dtype} {x.shape}\n  hint: pass the indices at which to cut instead"
             )
         indices_or_sections = range(0, n, n // indices_or_sections)[1:]
     cuts = [0, *indices_or_sections, n]
-    before = (slice(None),) * (axis % x.ndim)
     return [_getitem(x, (*before, slice(a, b))) for a, b in pairwise(cuts)]

@@ -8,9 +8,10 @@ from string import ascii_letters
 from typing import Any
 
 import numpy as np
+from numpy.lib.array_utils import normalize_axis_tuple
 
 from .cotangents import Term
-from .engine import op
+from .engine import formula, op
 from .errors import ShapeError, described
 from .linear import broadcast_to, getitem, pad, reshape, swapaxes, transpose
 
@@ -48,14 +49,15 @@ class OuterProduct(Term):
 
 def _rows(x):
     """``x`` as a matrix: all its axes but the last in one."""
-    return x if x.ndim == 2 else x.reshape((-1, x.shape[-1]))
+    return x if x.ndim == 2 else x.reshape((prod(x.shape[:-1]), x.shape[-1]))
 
 
 def _left_cotangent(g, b):
     """``g b^T``; kept as outer products where these are few, or less to hold: ``W @ x``."""
     if g.ndim == 2 == b.ndim:
         sides, n = (g.shape[0], b.shape[0]), b.shape[1]
-        return OuterProduct(g.T, b.T) if n < 256 or n * sum(sides) < prod(sides) else g @ b.T
+        few = n * sum(sides) < max(prod(sides), 4096)
+        return OuterProduct(g.T, b.T) if few else g @ b.T
     return g @ swapaxes(b, -1, -2)
 
 
@@ -77,11 +79,19 @@ def matmul(a, b):
     m, n = getattr(a, "ndim", 0), getattr(b, "ndim", 0)
     if m > 1 < n:
         return _matmul(a, b)
+    if isinstance(a, (list, tuple)) or isinstance(b, (list, tuple)):
+        a, b = (np.array(x) if isinstance(x, (list, tuple)) else x for x in (a, b))
+        return matmul(a, b)
     if m == 0 or n == 0:
         raise ShapeError(
             "matmul(a, b): a number is no matrix\n"
             f"  a: {described(getattr(a, 'array', a))}\n  b: {described(getattr(b, 'array', b))}\n"
             "  hint: a * b scales"
+        )
+    if a.shape[-1] != b.shape[max(n - 2, 0)]:
+        raise ShapeError(
+            f"matmul(a, b): a {a.shape}, b {b.shape}\n"
+            "  expected: a vector as long as the side of the matrix that it meets"
         )
     if m == 1:
         y = matmul(reshape(a, (1, -1)), b)
@@ -90,18 +100,21 @@ def matmul(a, b):
     return reshape(y, y.shape[:-1])
 
 
+@formula
 def outer(a, b):
     """The product of every entry of ``a`` with every entry of ``b``."""
     return reshape(a, (-1, 1)) * reshape(b, (1, -1))
 
 
+@formula
 def tensordot(a, b, axes=2):
     """The sum over pairs of axes: the last ``axes`` of ``a``, the first of ``b``; or two lists."""
     if isinstance(axes, int):
         left, right = list(range(a.ndim - axes, a.ndim)), list(range(axes))
     else:
         left, right = ([i] if isinstance(i, int) else list(i) for i in axes)
-    left, right = [i % a.ndim for i in left], [i % b.ndim for i in right]
+    left = list(normalize_axis_tuple(left, a.ndim))
+    right = list(normalize_axis_tuple(right, b.ndim))
     if [a.shape[i] for i in left] != [b.shape[i] for i in right]:
         raise ShapeError(
             f"tensordot(a, b, axes): the paired axes differ\n  a: {a.shape}, axes {left}\n"
@@ -143,6 +156,7 @@ def _einsum_cotangents(g, subscripts, operands):
         yield broadcast_to(reshape(part, alone), tuple(sides[letter] for letter in term))
 
 
+@formula
 def einsum(subscripts, *operands):
     """The sum of products that ``subscripts`` spell: ``"bi,kij,bj->bk"`` is a bilinear form.
 
@@ -167,17 +181,22 @@ def einsum(subscripts, *operands):
     terms = [
         term.replace("...", names[widest - n :]) for term, n in zip(terms, spread, strict=True)
     ]
-    pairs = [_diagonal(term, x) for term, x in zip(terms, operands, strict=True)]
+    pairs = [_diagonal(subscripts, term, x) for term, x in zip(terms, operands, strict=True)]
     spelled = ",".join(term for term, _ in pairs) + "->" + result.replace("...", names)
     return _einsum(spelled, *[x for _, x in pairs])
 
 
-def _diagonal(term, x):
+def _diagonal(subscripts, term, x):
     """The operand with each letter once: ``ii`` becomes the diagonal, named ``i``."""
     for letter in dict.fromkeys(term):
         while term.count(letter) > 1:
             i = term.index(letter)
             j = term.index(letter, i + 1)
+            if x.shape[i] != x.shape[j]:
+                raise ShapeError(
+                    f"einsum({subscripts!r}): {letter!r} stands for two sides of an operand of"
+                    f" shape {x.shape}\n  expected: equal sides for one letter"
+                )
             index = np.arange(x.shape[i])
             rest = [k for k in range(x.ndim) if k not in (i, j)]
             x = getitem(transpose(x, [i, j, *rest]), (index, index))
@@ -188,6 +207,7 @@ def _diagonal(term, x):
 # ---- convolution -------------------------------------------------------------------------------
 
 
+@formula
 def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1):
     """The slide's ``S(t) = sum_m I(t - m) K(m)``, as a window that slides along time.
 
@@ -198,6 +218,16 @@ def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1):
         raise ShapeError(
             f"conv1d(x, weight): x {x.shape}, weight {weight.shape}\n"
             "  expected: x (batch, channels, time), weight (channels out, channels, width)"
+        )
+    if min(stride, dilation) < 1 or padding < 0:
+        raise ShapeError(
+            f"conv1d(x, weight): stride {stride}, padding {padding}, dilation {dilation}\n"
+            "  expected: stride and dilation at least 1, padding at least 0"
+        )
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ShapeError(
+            f"conv1d(x, weight, bias): bias {bias.shape}, weight {weight.shape}\n"
+            f"  expected: bias {weight.shape[:1]}, one for each channel out"
         )
     x = pad(x, [(0, 0), (0, 0), (padding, padding)]) if padding else x
     width = weight.shape[2]

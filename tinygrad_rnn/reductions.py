@@ -11,7 +11,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from .arithmetic import exp, sqrt, where
-from .engine import op
+from .engine import formula, op
 from .linear import broadcast_to, concatenate, reshape, transpose
 
 __all__ = [
@@ -53,6 +53,7 @@ def max(x, axis=None, keepdims=False):
     return np.max(x, axis, keepdims=keepdims)
 
 
+@formula
 def min(x, axis=None, keepdims=False):
     """The smallest entry along ``axis``."""
     return -max(-x, axis, keepdims)
@@ -91,11 +92,13 @@ def _count(x, axis):
     return count_of(x.shape[i] for i in axes)
 
 
+@formula
 def mean(x, axis=None, keepdims=False):
     """The mean along ``axis``."""
     return sum(x, axis, keepdims) / _count(x, axis)
 
 
+@formula
 def var(x, axis=None, ddof=0, keepdims=False):
     """The mean squared distance from the mean along ``axis``; divided by ``n - ddof``."""
     distance = x - mean(x, axis, keepdims=True)
@@ -108,16 +111,19 @@ def _root(x):
     return where(zero, 0.0, sqrt(where(zero, 1.0, x)))
 
 
+@formula
 def std(x, axis=None, ddof=0, keepdims=False):
     """The square root of ``var``; where all entries are equal, its gradient is 0."""
     return _root(var(x, axis, ddof, keepdims))
 
 
+@formula
 def norm(x, axis=None, keepdims=False):
     """The Euclidean length along ``axis``; at 0 its gradient is 0."""
     return _root(sum(x * x, axis, keepdims))
 
 
+@formula
 def prod(x, axis=None, keepdims=False):
     """The product along ``axis``: pairs of halves, so that zeros among the entries do no harm."""
     axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim)

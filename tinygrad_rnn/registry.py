@@ -42,8 +42,8 @@ from . import arithmetic, functional, linear, products, reductions
 ANALYTIC = frozenset(
     """
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
-    softplus relu where maximum minimum sum_to broadcast_to _cumsum reshape _reverse_axes _permute
-    _getitem _scatter _concatenate _stack _unstack sum max logsumexp softmax _matmul _einsum
+    softplus relu where maximum minimum sum_to broadcast_to cumsum reshape reverse_axes permute
+    getitem scatter concatenate stack unstack sum max logsumexp softmax matmul einsum
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""

@@ -16,7 +16,7 @@ from numpy import ndarray
 
 from .cotangents import Outputs, Term, add
 from .engine import Edge, Node, TensorCore
-from .errors import GraphFreedError, ShapeError
+from .errors import DtypeError, GraphFreedError, ShapeError, described
 from .linear import astype, sum_to
 
 __all__ = ["Freed", "sweep"]
@@ -41,6 +41,8 @@ def sweep(
 
     def arrive(node: Node, g: Any, source: Node) -> None:
         """Add ``g``, which came along the edge from ``source``, to the cotangent of ``node``."""
+        if not hasattr(g, "shape"):
+            raise DtypeError(f"{source.name}: a VJP returned {described(g)}\n  expected: an array")
         if g.shape != node.shape:
             g = summed(g, node, source)
         if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
@@ -74,7 +76,13 @@ def sweep(
                 if needed is None or parent in needed:
                     arrive(parent, rule.vjp(g, *values), node)
                 continue
-            for one, part in zip(parent, rule.vjp(g, *values), strict=True):
+            parts = tuple(rule.vjp(g, *values))
+            if len(parts) != len(parent):
+                raise ShapeError(
+                    f"{node.name}: the joint VJP returned {len(parts)} cotangents\n"
+                    f"  expected: {len(parent)}, one or None for each argument"
+                )
+            for one, part in zip(parent, parts, strict=True):
                 if one is not None and part is not None and (needed is None or one in needed):
                     arrive(one, part, node)
         if free and node.edges:

@@ -29,12 +29,7 @@ def tensor(
     if hasattr(data, "dtype"):
         array = data.astype(dtype or data.dtype)  # always a copy
     else:
-        try:
-            array = np.array(data, dtype)
-        except ValueError as error:
-            raise ShapeError(
-                f"tensor(data): {error}\n  hint: rows must have equal lengths"
-            ) from error
+        array = _array(data, dtype)
         if dtype is None and array.dtype == np.float64 and not _has_numpy(data):
             array = array.astype(np.float32)
     if array.dtype.kind not in "fcbiu":
@@ -45,6 +40,35 @@ def tensor(
     if device is not None or isinstance(array, np.generic):
         array = backend_for(device).asarray(array)
     return Tensor(array, leaf(array) if requires_grad else None)
+
+
+def _array(data: Any, dtype: Any) -> np.ndarray:
+    """The array of nested lists of numbers; ShapeError or DtypeError if they are something else."""
+    if isinstance(data, (list, tuple)) and any(isinstance(x, TensorCore) for x in data):
+        raise DtypeError(
+            "tensor(data): data is a list of Tensors\n  expected: numbers\n"
+            "  hint: stack(list) puts them side by side and keeps their gradients"
+        )
+    try:
+        return np.array(data, dtype)
+    except (ValueError, TypeError) as error:
+        if "inhomogeneous" in str(error):
+            hint = "rows must have equal lengths"
+            raise ShapeError(f"tensor(data): {error}\n  hint: {hint}") from error
+        raise DtypeError(
+            f"tensor(data): {error}\n  expected: numbers\n  hint: map words to ids first"
+        ) from error
+
+
+def _expect_tensor(name: str, g: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless ``g`` is a Tensor of this shape."""
+    if not isinstance(g, Tensor):
+        raise DtypeError(
+            f"{name}: got {type(g).__name__}\n  expected: None or a Tensor of shape {shape}\n"
+            "  hint: tinygrad_rnn.tensor(array)"
+        )
+    if g.shape != shape:
+        raise ShapeError(f"{name}: got a Tensor of shape {g.shape}\n  expected: {shape}")
 
 
 def _has_numpy(data: Any) -> bool:
@@ -111,6 +135,9 @@ class Tensor(TensorCore):
         else:
             source = f", made by {self.node.name}"
         return f"tensor({text}, dtype={self.dtype}{source})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item() if spec else repr(self), spec)
 
     def numpy(self) -> np.ndarray:
         """A copy of the value as a NumPy array on the host."""
@@ -184,11 +211,8 @@ class Tensor(TensorCore):
 
     @grad.setter
     def grad(self, g: Tensor | None) -> None:
-        if g is not None and (not isinstance(g, Tensor) or g.shape != self.shape):
-            raise ShapeError(
-                f"grad: got {described(getattr(g, 'array', g))}\n"
-                f"  expected: None or a Tensor of shape {self.shape}"
-            )
+        if g is not None:
+            _expect_tensor("grad", g, self.shape)
         if g is not None or self.node is not None:
             self._watch("grad").grad = g
 
@@ -212,15 +236,10 @@ class Tensor(TensorCore):
 
         def on_cotangent(g: Any) -> Any:
             recorded = isinstance(g, Tensor)
-            replaced = hook(g if recorded else Tensor(np.asarray(g)))
+            replaced = hook(g if recorded else Tensor(np.asarray(g.copy())))
             if replaced is None:
                 return g
-            if not isinstance(replaced, Tensor) or replaced.shape != g.shape:
-                returned = described(getattr(replaced, "array", replaced))
-                raise ShapeError(
-                    f"register_hook: the hook returned {returned}\n"
-                    f"  expected: None or a Tensor of shape {g.shape}"
-                )
+            _expect_tensor("register_hook, what the hook returned", replaced, g.shape)
             replaced = linear.astype(replaced, g.dtype)
             return replaced if recorded else replaced.array
 
