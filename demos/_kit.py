@@ -49,7 +49,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def parser(name, doc):
     """A parser with the flags that all demos share; `doc` describes the demo."""
     p = argparse.ArgumentParser(f"python -m demos.{name}", None, doc, formatter_class=HelpFormatter)
-    p.add_argument("--seed", type=int, default=0, help="of every random choice")
+    p.add_argument("--seed", type=natural, default=0, help="of every random choice")
     p.add_argument("--out", type=Path, default=Path("runs", name), help="folder to write to")
     common_flags(p)
     return p
@@ -60,6 +60,13 @@ def common_flags(p):
     p.add_argument("--quick", action="store_true", help="only see that it works, in a few seconds")
     p.add_argument("--quiet", action="store_true", help="print the result only")
     p.add_argument("--no-plot", action="store_true", help="write CSV files but no PNG")
+
+
+def natural(text):
+    """An argparse type: an int from 0 up."""
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
 
 
 def positive(kind):
@@ -85,13 +92,11 @@ def fraction(text):
 
 
 def read_text(path):
-    """The text of a UTF-8 file; DataError if it is not there, is not UTF-8, or is empty."""
+    """The text of a UTF-8 file; OSError if it is not there, DataError if no text is in it."""
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
     if not text.strip():
         raise DataError(f"{path} is empty")
     return text
@@ -139,7 +144,7 @@ class Run:
         self.metrics.write(json.dumps(figures, default=float) + "\n")
         self.metrics.flush()
 
-    def curves(self, name, columns, levels=None, log_scale=False):
+    def curves(self, name, columns, y_label, levels=None, log_scale=False):
         """Write `columns` (the first is the x axis) to NAME.csv and draw them in NAME.png.
 
         `levels` are horizontal lines to compare with: {label: y}.
@@ -164,7 +169,7 @@ class Run:
             axes.annotate(
                 label, (1, y), xycoords=("axes fraction", "data"), fontsize=7, va="center"
             )
-        axes.set(xlabel=x_label, yscale="log" if log_scale else "linear")
+        axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_scale else "linear")
         axes.legend(frameon=False)
         figure.savefig(self.path(name + ".png"), dpi=120)  # a bare Figure draws with Agg
 
@@ -172,8 +177,8 @@ class Run:
 class Progress:
     """A bar on a terminal with tqdm, else a plain line every few seconds; with `quiet` nothing."""
 
-    def __init__(self, run, label, total):
-        self.run, self.label, self.total, self.bar = run, label, total, None
+    def __init__(self, run, label):
+        self.run, self.label, self.bar = run, label, None
         self.next_line = time.monotonic() + PLAIN_LINE_EVERY
         if sys.stdout.isatty() and not run.quiet:
             try:
@@ -181,7 +186,7 @@ class Progress:
             except ImportError:
                 return
             self.bar = tqdm(
-                total=total,
+                total=1.0,
                 desc=label,
                 bar_format="{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}",
                 colour=None if "NO_COLOR" in os.environ else "green",
@@ -195,11 +200,11 @@ class Progress:
         if self.bar is not None:
             self.bar.close()
 
-    def reached(self, done, text):
-        """Show that `done` of `total` is done, and `text` beside it."""
+    def reached(self, share, text):
+        """Show that this share of the work is done, and `text` beside it."""
         if self.bar is not None:
             self.bar.set_postfix_str(text, refresh=False)
-            self.bar.update(min(done, self.total) - self.bar.n)
+            self.bar.update(min(share, 1.0) - self.bar.n)
         elif time.monotonic() >= self.next_line:
             self.next_line = time.monotonic() + PLAIN_LINE_EVERY
-            self.run.say(f"{self.label} {done / self.total:4.0%}  {text}")
+            self.run.say(f"{self.label} {min(share, 1.0):4.0%}  {text}")

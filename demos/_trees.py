@@ -60,7 +60,6 @@ def read_trees(path):
     elif path.is_dir():
         trees = expressions(python_files(path), path)
     elif path.suffix == ".py":
-        kit.read_text(path)
         trees = expressions([path], path.parent)
     else:
         trees = bracketed(kit.read_text(path), path.name)

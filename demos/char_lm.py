@@ -114,7 +114,7 @@ def training_curve(model, ids, valid, args, run):
     """Train, and return the losses by column as they fell."""
     curve = {"characters read": [], "training": [], "validation": []}
     losses = []
-    with kit.Progress(run, "training", total=1.0) as progress:
+    with kit.Progress(run, "training") as progress:
         for step, (used, loss) in enumerate(train(model, ids, args, 60 * args.minutes), 1):
             losses.append(loss)
             progress.reached(used, f"{np.mean(losses):.3f} nats per character")
@@ -133,7 +133,8 @@ def training_curve(model, ids, valid, args, run):
 def gradient_norms(model, ids, bptt):
     """||dE^T/dh^t|| for t = 1 .. T = bptt: how far back the error of the last step is felt."""
     model.eval()
-    x, y = next(windows(ids, streams=GRADIENT_STREAMS, bptt=bptt))
+    streams = min(GRADIENT_STREAMS, (len(ids) - 1) // bptt)
+    x, y = next(windows(ids, streams, bptt))
     logits, states = model(x)
     for state in states:
         hidden(state).retain_grad()
@@ -190,29 +191,33 @@ def demo(args, run):
     chars = sorted(set(text))
     ids = encoded(text, chars)
     cut = int(0.9 * len(ids))
-    needed = int((args.batch_size * args.bptt + 1) / 0.9) + 1
-    if len(ids) < needed:
+    if cut <= args.batch_size * args.bptt or len(ids) - cut < args.bptt:
         raise kit.DataError(
-            f"{len(ids):,} characters are too few for --batch-size {args.batch_size} and "
-            f"--bptt {args.bptt}: {needed:,} are needed"
+            f"{len(ids):,} characters are too few for windows of --bptt {args.bptt} steps in "
+            f"--batch-size {args.batch_size} streams"
         )
-    prime = encoded(args.prime, chars)
+    prime = encoded(args.prime or text[cut : cut + 20], chars)
     source = args.data or f"pydoc_data.topics of Python {platform.python_version()}"
     run.say(f"text: {source}, {len(ids):,} characters, {len(chars)} different")
     orders = witten_bell(ids[:cut], ids[cut:], len(chars))
     run.log(ngram_orders=orders)
 
     model = CharLM(len(chars), args.hidden_size, args.cell, args.dropout)
-    run.say(f"parameters: {sum(p.array.size for p in model.parameters()):,}")
+    run.say(f"parameters: {sum(p.size for p in model.parameters()):,}")
     valid = ids[cut - 1 :]  # the last training character, to predict the first one of validation
     norms = {"t": range(1, args.bptt + 1)}
     norms["untrained"] = gradient_norms(model, valid, args.bptt)
     curve = training_curve(model, ids[:cut], valid, args, run)
     norms["trained"] = gradient_norms(model, valid, args.bptt)
 
-    run.curves("loss", curve, levels={f"{n}-gram": bar for n, bar in enumerate(orders, 1)})
-    run.curves("gradient_norms", norms, log_scale=True)
-    metadata = {"chars": "".join(chars), "cell": args.cell, "hidden_size": str(args.hidden_size)}
+    run.curves(
+        "loss",
+        curve,
+        "nats per character",
+        levels={f"{n}-gram": bar for n, bar in enumerate(orders, 1)},
+    )
+    run.curves("gradient_norms", norms, "norm of dE/dh at step t", log_scale=True)
+    metadata = {"chars": "".join(chars), "cell": args.cell, "hidden_size": args.hidden_size}
     tg.save(run.path("model.npz"), model.state_dict(), metadata)
     print_verdicts(curve["validation"][-1], orders)
     if args.sample:
@@ -234,11 +239,13 @@ def main(argv=None):
     p.add_argument("--batch-size", type=kit.positive(int), default=32, help="parallel streams")
     p.add_argument("--lr", type=kit.positive(float), default=4e-3, help="Adam's rate at the start")
     p.add_argument("--clip", type=kit.positive(float), default=1.0, help="largest gradient norm")
-    p.add_argument("--dropout", type=kit.fraction, default=0.1, help="share of h dropped")
+    p.add_argument("--dropout", type=kit.fraction, default=0.2, help="share of h dropped")
     p.add_argument("--minutes", type=kit.positive(float), default=1.25, help="to train for")
-    p.add_argument("--sample", type=int, default=400, metavar="N", help="characters to sample")
+    p.add_argument(
+        "--sample", type=kit.natural, default=400, metavar="N", help="characters to sample"
+    )
     p.add_argument("--temperature", type=kit.positive(float), default=0.7, help="of the sample")
-    p.add_argument("--prime", default="The ", help="text that the sample continues")
+    p.add_argument("--prime", help="text to continue; without it, that of the validation")
     args = p.parse_args(argv)
     if args.quick:
         args.minutes, args.hidden_size, args.sample = 0.03, 32, 40

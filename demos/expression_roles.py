@@ -1,13 +1,12 @@
 """A recursive net over syntax trees, node by node, which must beat a bag of the same words.
 
 What is an expression of the standard library there for: is it assigned, tested, returned, ...?
-The net is the lecture's recursive net, for binary trees with a word at every leaf,
+The net is the lecture's recursive net, for binary trees with a word at every leaf:
 
-    leaf: h = V[word]        node: h = tanh(U h_left + W h_right + b) + h_left + h_right
+    leaf: h = V[word]        node: h = tanh(U h_left + W h_right + b)        root: o = R h + c
 
-with the children added once more.  Their sum alone would make h a bag of the words, however deep
-the tree; tanh(...) is what nesting and order add to it.  One call for each node leaves a tree
-behind, and `backward` goes through it as it goes through a sentence.
+One call for each node leaves a tree behind, and `backward` goes through it as it goes through a
+sentence.  The bag is logistic regression on how often each word occurs in the tree.
 """
 
 import collections
@@ -36,9 +35,12 @@ class RecursiveNet(tg.nn.Module):
 
     def __init__(self, words, roles, hidden_size, dropout):
         H = hidden_size
-        self.V = uniform(0.2, words, H)
-        self.U, self.W = uniform(H**-0.5, H, H), uniform(H**-0.5, H, H)
-        self.b = tg.tensor(np.zeros(H, np.float32), requires_grad=True)
+        self.V = parameter(noise(0.3, words, H))
+        # Before training h is nearly a sum of the leaves, those near the root counting most: a bag
+        # of words already, which training has only to improve on.
+        self.U = parameter(0.7 * np.eye(H) + noise(0.01, H, H))
+        self.W = parameter(0.7 * np.eye(H) + noise(0.01, H, H))
+        self.b = parameter(np.zeros(H))
         self.dropout = tg.nn.Dropout(dropout)
         self.readout = tg.nn.Linear(H, roles)
 
@@ -60,7 +62,7 @@ class RecursiveNet(tg.nn.Module):
         return stack.pop()
 
     def node(self, left, right):
-        return tg.tanh(left @ self.U + right @ self.W + self.b) + left + right
+        return tg.tanh(left @ self.U + right @ self.W + self.b)
 
 
 class Bag(tg.nn.Module):
@@ -75,10 +77,12 @@ class Bag(tg.nn.Module):
         return self.readout(np.array(counts, np.float32))
 
 
-def uniform(bound, *shape):
-    """A parameter with entries between -bound and bound."""
-    values = tg.default_rng().uniform(-bound, bound, shape)
+def parameter(values):
     return tg.tensor(values, dtype=np.float32, requires_grad=True)
+
+
+def noise(scale, *shape):
+    return scale * tg.default_rng().standard_normal(shape)
 
 
 def words_of(tree):
@@ -141,10 +145,10 @@ def sample(trees, size):
     return [trees[i] for i in tg.default_rng().permutation(len(trees))[:size]]
 
 
-def vocabulary(trees):
-    """Ids from 1 up for the words that occur in two of the trees or more."""
+def vocabulary(trees, at_least):
+    """Ids from 1 up for the words that occur in so many of the trees."""
     count = collections.Counter(word for tree in trees for word in set(words_of(tree.postfix)))
-    return {word: i for i, word in enumerate(sorted(w for w in count if count[w] > 1), 1)}
+    return {word: i for i, word in enumerate(sorted(w for w in count if count[w] >= at_least), 1)}
 
 
 def encoded(trees, ids, roles):
@@ -169,46 +173,47 @@ def read_and_split(args, run):
     rest, held_out = split(trees)
     if len(roles) < 2 or not rest:
         raise kit.DataError("nothing to learn: one label only, or trees from one source only")
-    train, test = (
-        sample(part, size) for part, size in ((rest, args.trees), (held_out, TEST_TREES))
-    )
+    train, test = sample(rest, args.trees), sample(held_out, TEST_TREES)
     source = args.data or f"the standard library of Python {platform.python_version()}"
     digest = hashlib.sha256(repr(trees).encode()).hexdigest()[:16]
-    run.say(
-        f"trees: {len(trees):,} of {source} (sha256 {digest}), of these {len(train):,} to train"
-    )
-    run.say(f"  and, from other files, {len(test):,} to test; roles: {', '.join(roles)}")
+    run.say(f"{len(trees):,} trees of {source}, sha256 {digest}; roles: {', '.join(roles)}")
+    run.say(f"{len(train):,} of them to train on, {len(test):,} from other sources to test on")
     return train, test, roles
 
 
+def train_and_test(name, model, ids, task, epochs, lr, run):
+    """The share of the test trees that `model` gets right, and its losses in training."""
+    train, test, roles = task
+    run.say(f"{name}: {sum(p.size for p in model.parameters()):,} parameters")
+    with kit.Progress(run, name) as progress:
+        losses = fit(model, *encoded(train, ids, roles), epochs, lr, progress)
+    return accuracy(model, *encoded(test, ids, roles)), losses
+
+
 def demo(args, run):
-    train, test, roles = read_and_split(args, run)
+    task = train, test, roles = read_and_split(args, run)
+    # Words that occur once help the bag and mislead the net.
+    every, repeated = vocabulary(train, at_least=1), vocabulary(train, at_least=2)
+    bag = Bag(1 + len(every), len(roles))
+    net = RecursiveNet(1 + len(repeated), len(roles), args.hidden_size, args.dropout)
+    bag_share, _ = train_and_test("bag of words", bag, every, task, BAG_EPOCHS, BAG_LR, run)
+    net_share, losses = train_and_test(
+        "recursive net", net, repeated, task, args.epochs, args.lr, run
+    )
     accuracies = {
         "commonest role": table_accuracy(train, test, key=lambda tree: None),
         "type of the root": table_accuracy(train, test, key=lambda tree: tree.postfix[0]),
+        "bag of words": bag_share,
+        "recursive net": net_share,
     }
-    ids = vocabulary(train)
-    words = 1 + len(ids)
-    x, y = encoded(train, ids, roles)
-    x_test, y_test = encoded(test, ids, roles)
-    net = RecursiveNet(words, len(roles), args.hidden_size, args.dropout)
-    for name, model, epochs, lr in (
-        ("bag of words", Bag(words, len(roles)), BAG_EPOCHS, BAG_LR),
-        ("recursive net", net, args.epochs, args.lr),
-    ):
-        run.say(f"{name}: {sum(p.array.size for p in model.parameters()):,} parameters")
-        with kit.Progress(run, name, total=1.0) as progress:
-            losses = fit(model, x, y, epochs, lr, progress)
-        accuracies[name] = accuracy(model, x_test, y_test)
-
-    windows = np.array_split(losses, min(100, len(losses)))  # of the net, which came last
-    trees_read = np.cumsum([len(w) for w in windows]) * BATCH
-    run.curves("loss", {"trees read": trees_read, "training loss": [w.mean() for w in windows]})
-    tg.save(run.path("model.npz"), net.state_dict(), {"words": sorted(ids), "roles": roles})
+    windows = np.array_split(losses, min(100, len(losses)))
+    trees_read = np.cumsum([BATCH * len(window) for window in windows])
+    run.curves("loss", {"trees read": trees_read, "training": [w.mean() for w in windows]})
+    tg.save(run.path("model.npz"), net.state_dict(), {"words": sorted(repeated), "roles": roles})
     run.log(accuracy=accuracies)
     for name, share in accuracies.items():
-        print(f"{name:18}{share:7.1%}")
-    lead = accuracies["recursive net"] - accuracies["bag of words"]
+        print(f"{name:18}{share:7.1%} of the roles right")
+    lead = net_share - bag_share
     print(f"the recursive net {'beats' if lead > 0 else 'misses'} the bag by {abs(lead):.1%}")
 
 
@@ -216,7 +221,7 @@ def main(argv=None):
     p = kit.parser("expression_roles", __doc__)
     p.add_argument("--data", type=Path, help="your trees: .py files, or a file of bracketed trees")
     p.add_argument("--trees", type=kit.positive(int), default=3000, help="how many to train on")
-    p.add_argument("--epochs", type=kit.positive(int), default=12, help="times the net reads them")
+    p.add_argument("--epochs", type=kit.positive(int), default=10, help="times the net reads them")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h")
     p.add_argument("--lr", type=kit.positive(float), default=3e-3, help="Adam's rate at the start")
     p.add_argument("--dropout", type=kit.fraction, default=0.4, help="share of V[word] dropped")

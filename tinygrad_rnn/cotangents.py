@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Outputs", "Sum", "Term", "add"]
-
 
 class Term:
     """A cotangent of known shape and dtype that holds ``nbytes``; ``dense()`` writes it out."""

@@ -21,7 +21,7 @@ import numpy as np
 from numpy import ndarray
 
 from .cotangents import Outputs
-from .errors import DtypeError, TinygradRNNError, described, explained
+from .errors import DtypeError, ShapeError, TinygradRNNError, described, explained
 
 __all__ = ["OPERATIONS", "formula", "no_grad", "op"]
 
@@ -174,6 +174,18 @@ class Rule:
             for name in code.co_varnames[1 : code.co_argcount]  # all but g
         ]
         self.read = reader(self.reads)
+
+    def jointly(
+        self, g: Any, values: Sequence[Any], parents: tuple[Any, ...], node: Node
+    ) -> list[tuple[Any, Any]]:
+        """Each argument's node with the cotangent that a joint VJP gives it."""
+        parts = list(self.vjp(g, *values))
+        if len(parts) != len(parents):
+            raise ShapeError(
+                f"{node.name}: the joint VJP returned {len(parts)} cotangents\n"
+                f"  expected: {len(parents)}, one or None for each argument"
+            )
+        return list(zip(parents, parts, strict=True))
 
     def as_tensors(
         self, values: Sequence[Any], node: Node, parent: Any, kind: type[TensorCore]

@@ -19,8 +19,6 @@ from .engine import Edge, Node, TensorCore
 from .errors import DtypeError, GraphFreedError, ShapeError, described
 from .linear import astype, sum_to
 
-__all__ = ["Freed", "sweep"]
-
 
 def sweep(
     roots: Sequence[tuple[Node, Any]],
@@ -41,9 +39,7 @@ def sweep(
 
     def arrive(node: Node, g: Any, source: Node) -> None:
         """Add ``g``, which came along the edge from ``source``, to the cotangent of ``node``."""
-        if not hasattr(g, "shape"):
-            raise DtypeError(f"{source.name}: a VJP returned {described(g)}\n  expected: an array")
-        if g.shape != node.shape:
+        if getattr(g, "shape", g) != node.shape:
             g = summed(g, node, source)
         if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
             g = g.dense()  # terms are not recorded
@@ -76,13 +72,7 @@ def sweep(
                 if needed is None or parent in needed:
                     arrive(parent, rule.vjp(g, *values), node)
                 continue
-            parts = tuple(rule.vjp(g, *values))
-            if len(parts) != len(parent):
-                raise ShapeError(
-                    f"{node.name}: the joint VJP returned {len(parts)} cotangents\n"
-                    f"  expected: {len(parent)}, one or None for each argument"
-                )
-            for one, part in zip(parent, parts, strict=True):
+            for one, part in rule.jointly(g, values, parent, node):
                 if one is not None and part is not None and (needed is None or one in needed):
                     arrive(one, part, node)
         if free and node.edges:
@@ -92,6 +82,8 @@ def sweep(
 
 def summed(g: Any, node: Node, source: Node) -> Any:
     """``g`` summed to the shape of ``node``, which had been broadcast in the call of ``source``."""
+    if not hasattr(g, "shape"):
+        raise DtypeError(f"{source.name}: a VJP returned {described(g)}\n  expected: an array")
     lead = len(g.shape) - len(node.shape)
     sides = zip(node.shape, g.shape[max(lead, 0) :], strict=False)
     if lead < 0 or any(mine not in (1, its) for mine, its in sides):
