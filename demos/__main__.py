@@ -10,8 +10,8 @@ from tinygrad_rnn.gradcheck import __main__ as gradcheck
 
 MINUTES = {  # on two cores
     "bptt_by_hand": 0.02,
-    "char_lm": 1.5,
-    "expression_roles": 1.2,
+    "char_lm": 1.3,
+    "expression_roles": 0.6,
     "engine_on_one_page": 0.02,
 }
 
@@ -52,6 +52,7 @@ def run_all(argv):
     print("\n==== what was shown ====")
     for name, code, seconds in results:
         print(f"  {name:<20}{'passed' if code == 0 else f'FAILED ({code})':<12}{seconds:6.1f} s")
+    print("  loss curves, gradient norms, metrics and checkpoints are in runs/NAME")
     return max(code for _, code, _ in results)
 
 

@@ -208,7 +208,8 @@ def demo(args, run):
     }
     windows = np.array_split(losses, min(100, len(losses)))
     trees_read = np.cumsum([BATCH * len(window) for window in windows])
-    run.curves("loss", {"trees read": trees_read, "training": [w.mean() for w in windows]})
+    curve = {"trees read": trees_read, "training": [window.mean() for window in windows]}
+    run.curves("loss", curve, "nats per tree")
     tg.save(run.path("model.npz"), net.state_dict(), {"words": sorted(repeated), "roles": roles})
     run.log(accuracy=accuracies)
     for name, share in accuracies.items():

@@ -5,6 +5,8 @@ import io
 import re
 from pathlib import Path
 
+from benchmarks import count
+
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -19,3 +21,10 @@ def test_the_code_prints_what_the_comments_say():
 
 def test_it_says_early_that_it_is_not_tinygrad():
     assert "Not affiliated" in "\n".join(README.splitlines()[:6])
+
+
+def test_the_reading_order_and_its_lines_are_those_counted(capsys):
+    count.main()
+    counted = re.findall(r"^tinygrad_rnn\.(\S+) +\d+ +\d+ +(\d+)", capsys.readouterr().out, re.M)
+    files = [(name, lines) for name, lines in counted if name not in ("nn", "gradcheck")]
+    assert re.findall(r"^\| `(\S+)` \| (\d+) \|", README, re.M) == files
