@@ -164,11 +164,10 @@ class Run:
         (x_label, xs), *series = columns.items()
         for label, ys in series:
             axes.plot(xs, ys, label=label)
-        for label, y in (levels or {}).items():
+        for i, (label, y) in enumerate((levels or {}).items()):
             axes.axhline(y, color="grey", linewidth=0.8, linestyle=":")
-            axes.annotate(
-                label, (1, y), xycoords=("axes fraction", "data"), fontsize=7, va="center"
-            )
+            x = (i + 0.5) / len(levels)  # one beside the other, for two lines may be close
+            axes.annotate(label, (x, y), xycoords=("axes fraction", "data"), fontsize=7)
         axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_scale else "linear")
         axes.legend(frameon=False)
         figure.savefig(self.path(name + ".png"), dpi=120)  # a bare Figure draws with Agg

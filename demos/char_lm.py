@@ -182,7 +182,7 @@ def encoded(text, chars):
     """The ids of the characters of `text`; `chars` is sorted."""
     unknown = set(text) - set(chars)
     if unknown:
-        raise kit.DataError(f"characters that the text does not have: {sorted(unknown)}")
+        raise kit.DataError(f"--prime: the text does not have {', '.join(sorted(unknown))}")
     return np.searchsorted(chars, list(text))
 
 

@@ -221,8 +221,8 @@ def demo(args, run):
 def main(argv=None):
     p = kit.parser("expression_roles", __doc__)
     p.add_argument("--data", type=Path, help="your trees: .py files, or a file of bracketed trees")
-    p.add_argument("--trees", type=kit.positive(int), default=3000, help="how many to train on")
-    p.add_argument("--epochs", type=kit.positive(int), default=10, help="times the net reads them")
+    p.add_argument("--trees", type=kit.positive(int), default=6000, help="how many to train on")
+    p.add_argument("--epochs", type=kit.positive(int), default=8, help="times the net reads them")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h")
     p.add_argument("--lr", type=kit.positive(float), default=3e-3, help="Adam's rate at the start")
     p.add_argument("--dropout", type=kit.fraction, default=0.4, help="share of V[word] dropped")
