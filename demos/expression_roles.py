@@ -202,7 +202,7 @@ def demo(args, run):
     )
     accuracies = {
         "commonest role": table_accuracy(train, test, key=lambda tree: None),
-        "type of the root": table_accuracy(train, test, key=lambda tree: tree.postfix[0]),
+        "first word (root type)": table_accuracy(train, test, key=lambda tree: tree.postfix[0]),
         "bag of words": bag_share,
         "recursive net": net_share,
     }
@@ -213,7 +213,7 @@ def demo(args, run):
     tg.save(run.path("model.npz"), net.state_dict(), {"words": sorted(repeated), "roles": roles})
     run.log(accuracy=accuracies)
     for name, share in accuracies.items():
-        print(f"{name:18}{share:7.1%} of the roles right")
+        print(f"{name:24}{share:7.1%} of the roles right")
     lead = net_share - bag_share
     print(f"the recursive net {'beats' if lead > 0 else 'misses'} the bag by {abs(lead):.1%}")
 

@@ -88,6 +88,7 @@ def test_steps_are_the_formulas_written_out(seed, shapes, steps, drawn):
     take_steps(kind(ws, **chosen), ws, gs)
     for w, x in zip(ws, expected, strict=True):
         np.testing.assert_allclose(w.array, x, rtol=1e-10, atol=1e-12, strict=True)
+        assert type(w.array) is np.ndarray  # of no axes too, which NumPy likes to turn into scalars
 
 
 @given(seeds, shapes, st.integers(0, 4), st.integers(1, 4), optimisers(), st.data())
@@ -271,7 +272,7 @@ def test_clipping_scales_all_gradients_to_the_largest_norm(seed, shapes, scale, 
     expected = min(1.0, max_norm / (norm + 1e-6))
     for w, (array, g) in zip(ws, old, strict=True):
         np.testing.assert_array_equal(array, g)  # the array itself is never written to
-        assert w.grad.dtype == np.float32
+        assert w.grad.dtype == np.float32 and type(w.grad.array) is np.ndarray
         np.testing.assert_allclose(w.grad.array, g.astype(float) * expected, rtol=1e-6, atol=1e-44)
     assert bare.grad is None
 

@@ -52,7 +52,8 @@ class Optimizer:
             if parameter.grad is not None:
                 w = parameter.array
                 g = parameter.grad.array.astype(w.dtype, copy=False)
-                parameter.array = self.moved(w, g, memory)
+                # NumPy makes scalars of results without axes; asarray makes them arrays again.
+                parameter.array = backend_of(w).asarray(self.moved(w, g, memory))
 
     def zero_grad(self) -> None:
         """Forget the gradients that the parameters have gathered."""
@@ -192,7 +193,7 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
     factor = float(max_norm) / (norm + 1e-6)
     if factor < 1:
         for _, x, g in grads:
-            x.grad = Tensor(g * factor)
+            x.grad = Tensor(backend_of(g).asarray(g * factor))
     return norm
 
 
