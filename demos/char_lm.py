@@ -196,7 +196,7 @@ def demo(args, run):
             f"{len(ids):,} characters are too few for windows of --bptt {args.bptt} steps in "
             f"--batch-size {args.batch_size} streams"
         )
-    prime = encoded(args.prime or text[cut : cut + 20], chars)
+    prime = encoded(args.prime or text[:20], chars)
     source = args.data or f"pydoc_data.topics of Python {platform.python_version()}"
     run.say(f"text: {source}, {len(ids):,} characters, {len(chars)} different")
     orders = witten_bell(ids[:cut], ids[cut:], len(chars))
@@ -232,7 +232,7 @@ def demo(args, run):
 
 def main(argv=None):
     p = kit.parser("char_lm", __doc__)
-    p.add_argument("--data", type=Path, help="a UTF-8 text instead of the default")
+    p.add_argument("--data", type=Path, help="a UTF-8 text to learn instead")
     p.add_argument("--cell", choices=CELLS, default="gru", help="the recurrent cell")
     p.add_argument("--hidden-size", type=kit.positive(int), default=192, help="units of h")
     p.add_argument("--bptt", type=kit.positive(int), default=64, help="steps of a window")
@@ -245,7 +245,7 @@ def main(argv=None):
         "--sample", type=kit.natural, default=400, metavar="N", help="characters to sample"
     )
     p.add_argument("--temperature", type=kit.positive(float), default=0.7, help="of the sample")
-    p.add_argument("--prime", help="text to continue; without it, that of the validation")
+    p.add_argument("--prime", help="text to continue, if not that of the data")
     args = p.parse_args(argv)
     if args.quick:
         args.minutes, args.hidden_size, args.sample = 0.03, 32, 40

@@ -92,7 +92,7 @@ def main(argv=None):
     leaf = Tensor(W)
     engine = backward(rnn(xs, U, leaf, b))[leaf]
     check = complex_step(lambda w: rnn(xs, U, w, b), W)  # the same rnn, run on complex arrays
-    print("dE/dW of a 5-step RNN     backward             complex step")
+    print("dE/dW of a 5-step RNN      backward            complex step")
     for i, j in np.ndindex(W.shape):
         print(f"W[{i}, {j}]       {engine[i, j]:+.17f}  {check[i, j]:+.17f}")
     difference = abs(engine - check).max() / abs(check).max()
