@@ -21,6 +21,7 @@ from itertools import combinations
 import numpy as np
 
 import tinygrad_rnn as tg
+from demos import _kit as kit
 from demos.engine_on_one_page import complex_step
 
 TOLERANCE = 1e-10
@@ -90,7 +91,9 @@ def main(argv=None):
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    p.add_argument("--seed", type=int, default=0, help="of the weights and the data (default: 0)")
+    p.add_argument(
+        "--seed", type=kit.natural, default=0, help="of the weights and the data (default: 0)"
+    )
     weights, rest = example(np.random.default_rng(p.parse_args(argv).seed))
     ways = [by_hand(**weights, **rest), by_engine(weights, rest), by_complex_step(weights, rest)]
     broken = by_hand(**weights, **rest, reach=0)

@@ -186,7 +186,8 @@ def encoded(text, chars):
     return np.searchsorted(chars, list(text))
 
 
-def demo(args, run):
+def read(args, run):
+    """The characters of the text, its ids for training and for validation, the ids of the prime."""
     text = kit.read_text(args.data) if args.data else default_text()
     chars = sorted(set(text))
     ids = encoded(text, chars)
@@ -196,26 +197,26 @@ def demo(args, run):
             f"{len(ids):,} characters are too few for windows of --bptt {args.bptt} steps in "
             f"--batch-size {args.batch_size} streams"
         )
-    prime = encoded(args.prime or text[:20], chars)
     source = args.data or f"pydoc_data.topics of Python {platform.python_version()}"
     run.say(f"text: {source}, {len(ids):,} characters, {len(chars)} different")
-    orders = witten_bell(ids[:cut], ids[cut:], len(chars))
-    run.log(ngram_orders=orders)
+    return chars, ids[:cut], ids[cut:], encoded(args.prime or text[:20], chars)
 
+
+def demo(args, run):
+    chars, ids, valid, prime = read(args, run)
+    orders = witten_bell(ids, valid, len(chars))
+    run.log(ngram_orders=orders)
     model = CharLM(len(chars), args.hidden_size, args.cell, args.dropout)
     run.say(f"parameters: {sum(p.size for p in model.parameters()):,}")
-    valid = ids[cut - 1 :]  # the last training character, to predict the first one of validation
+
+    valid = np.concatenate([ids[-1:], valid])  # whose first character is to be predicted too
     norms = {"t": range(1, args.bptt + 1)}
     norms["untrained"] = gradient_norms(model, valid, args.bptt)
-    curve = training_curve(model, ids[:cut], valid, args, run)
+    curve = training_curve(model, ids, valid, args, run)
     norms["trained"] = gradient_norms(model, valid, args.bptt)
 
-    run.curves(
-        "loss",
-        curve,
-        "nats per character",
-        levels={f"{n}-gram": bar for n, bar in enumerate(orders, 1)},
-    )
+    levels = {f"{n}-gram": bar for n, bar in enumerate(orders, 1)}
+    run.curves("loss", curve, "nats per character", levels)
     run.curves("gradient_norms", norms, "norm of dE/dh at step t", log_scale=True)
     metadata = {"chars": "".join(chars), "cell": args.cell, "hidden_size": args.hidden_size}
     tg.save(run.path("model.npz"), model.state_dict(), metadata)
@@ -223,11 +224,8 @@ def demo(args, run):
     if args.sample:
         rng = np.random.default_rng(args.seed)
         drawn = sample(model, prime, args.sample, args.temperature, rng)
-        print(
-            f"a sample at temperature {args.temperature}:",
-            "".join(chars[i] for i in drawn),
-            sep="\n",
-        )
+        print(f"a sample at temperature {args.temperature}:")
+        print("".join(chars[i] for i in drawn))
 
 
 def main(argv=None):
