@@ -3,7 +3,7 @@
 An operation is a function on arrays plus one VJP per argument.  Arrays in, array out; any Tensor
 in, Tensor out, and if that Tensor is tracked, the call leaves a ``Node`` behind.  Nodes point
 backwards, to the nodes of their arguments, so what a recurrent net leaves behind is a chain and
-what a recursive net leaves behind is a tree.  ``backward.py`` goes through either.
+what a recursive net leaves behind is a tree.  ``sweep.py`` goes through either.
 """
 
 from __future__ import annotations
