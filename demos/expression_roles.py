@@ -1,12 +1,13 @@
-"""A recursive net over syntax trees, node by node, which must beat a bag of the same words.
+"""A recursive net over syntax trees, by plain recursion, which must beat a bag of the same words.
 
 What is an expression of the standard library there for: is it assigned, tested, returned, ...?
 The net is the lecture's recursive net, for binary trees with a word at every leaf:
 
     leaf: h = V[word]        node: h = tanh(U h_left + W h_right + b)        root: o = R h + c
 
-One call for each node leaves a tree behind, and `backward` goes through it as it goes through a
-sentence.  The bag is logistic regression on how often each word occurs in the tree.
+The node is a deferred cell: called for each node, and run for all nodes of one height at once.
+What is left behind is a tree for each expression, and `backward` goes through it as it goes through
+a sentence.  The bag is logistic regression on how often each word occurs in the tree.
 """
 
 import collections
@@ -46,12 +47,14 @@ class RecursiveNet(tg.nn.Module):
 
     def forward(self, trees):
         ids = np.concatenate([words_of(tree) for tree in trees])
-        leaves = iter(tg.unstack(self.dropout(tg.embedding(ids, self.V)), axis=0))
+        words = self.dropout(tg.embedding(ids, self.V))
+        leaf = tg.deferred(lambda places: words[places])
+        leaves = map(leaf, range(len(ids)))
         roots = [self.root(tree, leaves) for tree in trees]
-        return self.readout(self.dropout(tg.stack(roots, axis=0)))
+        return self.readout(self.dropout(tg.stack(roots)))
 
     def root(self, tree, leaves):
-        """The state (H,) of the root of a tree in postfix order, its leaves being the next ones."""
+        """The state of the root of a tree in postfix order, its leaves being the next ones."""
         stack = []
         for word in tree:
             if word is REDUCE:
@@ -61,6 +64,7 @@ class RecursiveNet(tg.nn.Module):
                 stack.append(next(leaves))
         return stack.pop()
 
+    @tg.deferred
     def node(self, left, right):
         return tg.tanh(left @ self.U + right @ self.W + self.b)
 
@@ -221,7 +225,7 @@ def demo(args, run):
 def main(argv=None):
     p = kit.parser("expression_roles", __doc__)
     p.add_argument("--data", type=Path, help="your trees: .py files, or a file of bracketed trees")
-    p.add_argument("--trees", type=kit.positive(int), default=6000, help="how many to train on")
+    p.add_argument("--trees", type=kit.positive(int), default=20_000, help="how many to train on")
     p.add_argument("--epochs", type=kit.positive(int), default=8, help="times the net reads them")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h")
     p.add_argument("--lr", type=kit.positive(float), default=3e-3, help="Adam's rate at the start")

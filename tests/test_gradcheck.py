@@ -121,6 +121,7 @@ NOTHING = {
     "no inputs": (tg.tanh, []),
     "no entries": (tg.tanh, [np.zeros((0, 3))]),
     "detached": (lambda x: x.detach() * 2, [X]),
+    "of something else": (lambda x: tg.tensor(1.0, requires_grad=True) * 2, [X]),
     "a plain array": (lambda x: x.numpy(), [X]),
     "integers": (tg.tanh, [np.array([1, 2])]),
     "too many inputs": (tg.tanh, [X, X]),
@@ -153,6 +154,11 @@ def test_leaves_that_are_closed_over_are_swapped_and_put_back():
     with pytest.raises(KeyError):
         tg.gradcheck(fails, [W])
     assert (W.array, W.node, W.grad) == before
+
+
+def test_leaves_that_are_closed_over_are_swapped_on_the_way_back_too():
+    w = tg.tensor(X, requires_grad=True)
+    tg.gradcheck(lambda: tg.checkpoint(lambda x: tg.tanh(x * w), X), [w], order=2)
 
 
 def test_several_outputs_and_inputs_that_do_not_matter():

@@ -48,6 +48,7 @@ class Mutant:
     def __call__(self, g, *values):
         right = self.vjp(g, *values)
         if self.kind == "g ignored":
+            g = written_out(g)
             gs = g if isinstance(g, tuple) else (g,)
             ones = tuple(None if one is None else one * 0.0 + 1.0 for one in gs)
             wrong = self.vjp(ones if isinstance(g, tuple) else ones[0], *values)
@@ -67,13 +68,18 @@ class Mutant:
             flowing = [i for i, part in enumerate(parts) if part is not None]
             if flowing:
                 i = flowing[self.part]
-                parts[i] = RESULT[self.kind](parts[i])
+                parts[i] = RESULT[self.kind](written_out(parts[i]))
             return tuple(parts)
         if isinstance(right, cotangents.Outputs):
             return cotangents.Outputs(
                 right.count, {i: RESULT[self.kind](g) for i, g in right.parts.items()}
             )
-        return RESULT[self.kind](right.dense() if isinstance(right, Term) else right)
+        return RESULT[self.kind](written_out(right))
+
+
+def written_out(g):
+    """A cotangent as an array or a Tensor."""
+    return g.dense() if isinstance(g, Term) else g
 
 
 def is_tracked(value):
@@ -270,7 +276,7 @@ def without_last(add_up):
     return staticmethod(lambda terms, total: add_up(terms[:-1] or terms, total))
 
 
-def assigned(self, out, index, values):
+def assigned(self, out, index, values, once=False):
     out[index] = out[index] + values  # repeated ids: the last one wins
 
 

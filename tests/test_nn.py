@@ -1,7 +1,6 @@
-"""Laws of modules, layers and cells."""
+"""Laws of modules, and of layers without a state."""
 
 import copy
-from itertools import product
 
 import numpy as np
 import pytest
@@ -325,6 +324,52 @@ def test_embedding_picks_rows_and_counts_them(seed, n, d, shape):
         layer(np.array([n]))
 
 
+@given(seeds, st.integers(2, 5), st.booleans(), st.lists(sides, max_size=3))
+def test_layer_norm_is_its_equation_in_value_and_gradient(seed, n, bias, lead):
+    rng = np.random.default_rng(seed)
+    layer = in_float64(nn.LayerNorm(n, eps=0.1, bias=bias), rng)
+    x = tg.tensor(rng.normal(size=(*lead, n)), requires_grad=True)
+    inputs = {"x": x} | dict(layer.named_parameters())
+    g = rng.normal(size=x.shape)
+
+    def equation(x, weight, bias=0.0):
+        distance = x - x.mean(-1, keepdims=True)
+        return weight * distance / np.sqrt((distance**2).mean(-1, keepdims=True) + 0.1) + bias
+
+    y = layer(x)
+    values = {name: t.array for name, t in inputs.items()}
+    np.testing.assert_allclose(y.array, equation(**values), rtol=1e-12, atol=1e-14)
+    y.backward(g)
+    for name, t in inputs.items():
+        v = rng.normal(size=t.shape)
+        slope = (g * equation(**(values | {name: t.array + 1e-30j * v})).imag).sum() / 1e-30
+        assert abs((t.grad.array * v).sum() - slope) < 1e-11 * max(1, abs(t.grad.array).sum())
+
+
+def test_layer_norm_begins_as_it_should_and_refuses_other_last_axes():
+    layer = nn.LayerNorm(4)
+    assert_same(
+        layer.state_dict(), {"weight": np.ones(4, np.float32), "bias": np.zeros(4, np.float32)}
+    )
+    y = layer(np.random.default_rng(0).normal(3, 5, (7, 4))).array
+    np.testing.assert_allclose(y.mean(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var(-1), 1, atol=1e-3)
+    with pytest.raises(tg.ShapeError, match=r"float64 \(4, 3\)\n  expected: \(\.\.\., 4\)"):
+        layer(np.zeros((4, 3)))
+
+
+@given(seeds, sides, sides, sides, st.booleans())
+def test_a_convolution_is_a_window_that_slides(seed, n, K, m, bias):
+    rng = np.random.default_rng(seed)
+    layer = in_float64(nn.Conv1d(n, m, K, stride=2, padding=1, bias=bias), rng)
+    x = rng.normal(size=(2, n, K + 3))
+    wide = np.pad(x, ((0, 0), (0, 0), (1, 1)))
+    starts = range(0, wide.shape[2] - K + 1, 2)
+    W, b = layer.weight.array, layer.bias.array[None] if bias else 0.0
+    steps = [np.einsum("bck,ock->bo", wide[:, :, t : t + K], W) + b for t in starts]
+    np.testing.assert_allclose(layer(x).array, np.stack(steps, -1), rtol=1e-12, atol=1e-13)
+
+
 @given(seeds, st.sampled_from([0.0, 0.1, 0.5, 0.9]))
 def test_dropout_drops_a_share_when_training_only(seed, p):
     x = 1 + np.random.default_rng(seed).random(4000)
@@ -342,6 +387,7 @@ def test_dropout_drops_a_share_when_training_only(seed, p):
 
 MAKERS = {
     "Linear": (lambda rng: nn.Linear(16, 1000, rng=rng), 16),
+    "Conv1d": (lambda rng: nn.Conv1d(8, 1000, 2, rng=rng), 16),
     "RNNCell": (lambda rng: nn.RNNCell(1000, 25, rng=rng), 25),
     "LSTMCell": (lambda rng: nn.LSTMCell(1000, 25, rng=rng), 25),
     "GRUCell": (lambda rng: nn.GRUCell(1000, 25, rng=rng), 25),
@@ -374,305 +420,16 @@ def test_an_embedding_begins_standard_normal():
     np.testing.assert_array_equal(x.array, nn.Embedding(1000, 50).weight.array)
 
 
-# ---- cells -------------------------------------------------------------------------------------
-
-
-def sigmoid(a):
-    return 1 / (1 + np.exp(-a))
-
-
-def relu(a):
-    return a * (a > 0)
-
-
-def rows(p, part, k, H):
-    """Block k of a matrix or a bias; a missing bias is 0."""
-    return p[part][k * H : (k + 1) * H] if part in p else 0.0
-
-
-def rnn_step(p, x, h, f=np.tanh):
-    """The equations of the docstring for one example, on vectors."""
-    H = len(h)
-    a = rows(p, "weight_ih", 0, H) @ x + rows(p, "bias_ih", 0, H)
-    return [f(a + rows(p, "weight_hh", 0, H) @ h + rows(p, "bias_hh", 0, H))]
-
-
-def lstm_step(p, x, h, c):
-    H = len(h)
-    i, f, g, o = (
-        rows(p, "weight_ih", k, H) @ x
-        + rows(p, "bias_ih", k, H)
-        + rows(p, "weight_hh", k, H) @ h
-        + rows(p, "bias_hh", k, H)
-        for k in range(4)
-    )
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    return [sigmoid(o) * np.tanh(c), c]
-
-
-def gru_step(p, x, h):
-    H = len(h)
-    r_x, z_x, n_x = (rows(p, "weight_ih", k, H) @ x + rows(p, "bias_ih", k, H) for k in range(3))
-    r_h, z_h, n_h = (rows(p, "weight_hh", k, H) @ h + rows(p, "bias_hh", k, H) for k in range(3))
-    z = sigmoid(z_x + z_h)
-    return [(1 - z) * np.tanh(n_x + sigmoid(r_x + r_h) * n_h) + z * h]
-
-
-def relu_step(p, x, h):
-    return rnn_step(p, x, h, relu)
-
-
-def relu_cell(*args, **keywords):
-    return nn.RNNCell(*args, nonlinearity="relu", **keywords)
-
-
-CELLS = {  # the cell, the number of its states, one step for one example
-    "rnn": (nn.RNNCell, 1, rnn_step),
-    "relu": (relu_cell, 1, relu_step),
-    "lstm": (nn.LSTMCell, 2, lstm_step),
-    "gru": (nn.GRUCell, 1, gru_step),
-}
-every_cell = pytest.mark.parametrize("kind", CELLS)
-
-
-class Step:
-    """A float64 cell with an input and states, and the same step by the equations."""
-
-    def __init__(self, kind, seed, D, H, lead, bias=True):
-        make, count, self.equations = CELLS[kind]
-        rng = np.random.default_rng(seed)
-        self.cell = in_float64(make(D, H, bias=bias), rng)
-        self.x = tg.tensor(rng.normal(size=(*lead, D)), requires_grad=True)
-        shape = (*lead, H)
-        self.states = [tg.tensor(rng.normal(size=shape), requires_grad=True) for _ in range(count)]
-        self.gs = [rng.normal(size=shape) for _ in range(count)]
-        self.inputs = dict(self.cell.named_parameters()) | {"x": self.x}
-        self.inputs |= {f"state {i}": state for i, state in enumerate(self.states)}
-
-    def call(self, cell, x, states):
-        """The new states, as a list, of a cell called in its own way."""
-        new = cell(x, states[0] if len(states) == 1 else tuple(states))
-        return list(new) if len(states) == 2 else [new]
-
-    def by_cell(self):
-        """Values and gradients, with the cotangents ``gs``, by the engine."""
-        new = self.call(self.cell, self.x, self.states)
-        tg.sum(sum(g * y for g, y in zip(self.gs, new, strict=True))).backward()
-        return [y.array for y in new], {name: x.grad.array for name, x in self.inputs.items()}
-
-    def by_equations(self, values):
-        """The new states, example by example, for inputs with these values."""
-        x, *states = (
-            np.atleast_2d(values[name]) for name in values if name == "x" or "state" in name
-        )
-        new = [self.equations(values, *one) for one in zip(x, *states, strict=True)]
-        return [
-            np.array(rows).reshape(g.shape)
-            for rows, g in zip(zip(*new, strict=True), self.gs, strict=True)
-        ]
-
-
-cell_sizes = st.tuples(seeds, sides, sides, st.one_of(st.just(()), st.tuples(sides)), st.booleans())
-
-
-@every_cell
-@given(cell_sizes)
-def test_a_cell_is_its_equations_in_value_and_gradient(kind, sizes):
-    step = Step(kind, *sizes)
-    got, grads = step.by_cell()
-    values = {name: x.array for name, x in step.inputs.items()}
-    for y, expected in zip(got, step.by_equations(values), strict=True):
-        np.testing.assert_allclose(y, expected, rtol=1e-12, atol=1e-13, strict=True)
-    rng = np.random.default_rng(sizes[0] + 1)
-
-    def objective(name, shifted):
-        new = step.by_equations(values | {name: shifted})
-        return sum((g * y).sum() for g, y in zip(step.gs, new, strict=True))
-
-    h = 1e-3
-    for name, x in values.items():
-        v = rng.normal(size=x.shape)
-        near, far = (objective(name, x + k * v) - objective(name, x - k * v) for k in (h, 2 * h))
-        if kind == "relu":  # away from the kink: where both differences agree that it is straight
-            assume(abs(far - 2 * near) < 1e-9)
-        slope = (8 * near - far) / (12 * h)
-        size = max(1.0, abs(grads[name]).sum() * abs(v).max())
-        assert abs((grads[name] * v).sum() - slope) < 1e-8 * size, name
-
-
-@every_cell
-@pytest.mark.parametrize("dtype", "efd")
-def test_a_step_is_taken_in_the_precision_of_the_cell(kind, dtype):
-    cell = CELLS[kind][0](3, 4)
-    for name, x in cell.named_parameters():
-        setattr(cell, name, tg.tensor(x.array, dtype, requires_grad=True))
-    y = cell(np.ones((2, 3), dtype))
-    assert {part.dtype for part in (y if isinstance(y, tuple) else [y])} == {np.dtype(dtype)}
-
-
-@every_cell
-def test_gradients_keep_the_precision_of_their_leaves(kind):
-    """float64 data through a float32 model, as it comes from NumPy's generators."""
-    cell = CELLS[kind][0](3, 4)
-    y = cell(np.random.default_rng(0).normal(size=(2, 3)))
-    tg.sum(y[0] if isinstance(y, tuple) else y).backward()
-    assert {x.grad.dtype for x in cell.parameters()} == {np.dtype(np.float32)}
-
-
-@every_cell
-@given(cell_sizes)
-def test_a_state_left_out_is_zeros(kind, sizes):
-    step, other = Step(kind, *sizes), Step(kind, *sizes)
-    for state in step.states:
-        state.array = np.zeros_like(state.array)
-    expected, grads = step.by_cell()
-    other.states = [None] * len(other.states)
-    other.inputs = {name: x for name, x in other.inputs.items() if "state" not in name}
-    got, other_grads = other.by_cell()
-    for y, z in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(y, z, strict=True)
-    for name, g in other_grads.items():
-        np.testing.assert_array_equal(g, grads[name])
-    new = other.cell(other.x)
-    for y, z in zip(new if isinstance(new, tuple) else [new], expected, strict=True):
-        np.testing.assert_array_equal(y.array, z)
-
-
-@pytest.mark.parametrize("kind", ["rnn", "lstm", "gru"])
-@given(cell_sizes)
-def test_a_cell_of_plain_arrays_is_a_plain_function(kind, sizes):
-    """So the complex step, which needs no other code, gives the engine's gradients exactly."""
-    step = Step(kind, *sizes)
-    _, grads = step.by_cell()
-    rng = np.random.default_rng(sizes[0] + 1)
-    directions = {name: rng.normal(size=x.shape) for name, x in step.inputs.items()}
-    moved = {name: x.array + 1e-30j * directions[name] for name, x in step.inputs.items()}
-    for name in step.cell.state_dict():
-        setattr(step.cell, name, moved[name])
-    states = [moved[f"state {i}"] for i in range(len(step.states))]
-    new = step.call(step.cell, moved["x"], states)
-    assert all(type(y) is np.ndarray for y in new)
-    slope = sum((g * y.imag).sum() for g, y in zip(step.gs, new, strict=True)) / 1e-30
-    parts = [(grads[name] * v).ravel() for name, v in directions.items()]
-    total = np.concatenate(parts)
-    assert abs(total.sum() - slope) <= 1e-12 * max(1.0, abs(total).sum())
-
-
-@every_cell
-@given(sides, sides, st.lists(sides, max_size=3))
-def test_an_input_that_does_not_fit_is_refused_with_named_axes(kind, D, H, shape):
-    cell = CELLS[kind][0](D, H)
-    if len(shape) in (1, 2) and shape[-1] == D:
-        cell(np.zeros(shape))
-        return
-    with pytest.raises(tg.ShapeError) as caught:
-        cell(np.zeros(shape))
-    message = str(caught.value)
-    assert message.startswith(f"{type(cell).__name__}: x is float64 {tuple(shape)}")
-    assert f"(batch, input_size={D})" in message
-    assert ("swapped" in message) == (len(shape) == 2 and shape[0] == D)
-    assert ("one step" in message) == (len(shape) == 3)
-
-
-@every_cell
-@given(sides, sides, st.lists(sides, max_size=1), st.lists(sides, max_size=3), st.booleans())
-def test_a_state_that_does_not_fit_is_refused_with_named_axes(kind, D, H, lead, shape, last):
-    cell, count, _ = CELLS[kind]
-    cell = cell(D, H)
-    x, fitting, wrong = np.zeros((*lead, D)), np.zeros((*lead, H)), np.zeros(shape)
-    state = {1: wrong, 2: (fitting, wrong) if last else (wrong, fitting)}[count]
-    if shape == [*lead, H]:
-        cell(x, state)
-        return
-    with pytest.raises(tg.ShapeError) as caught:
-        cell(x, state)
-    message = str(caught.value)
-    name = "c" if count == 2 and last else "h"
-    assert message.startswith(f"{type(cell).__name__}: {name} is float64 {tuple(shape)}")
-    assert f"({''.join(f'batch={n}, ' for n in lead)}hidden_size={H})" in message
-    assert ("swapped" in message) == (shape == [H, *lead])
-
-
-def test_a_state_of_an_lstm_is_a_pair():
-    for state in (np.zeros((2, 3)), tg.tensor(np.zeros((2, 3))), (np.zeros((2, 3)),)):
-        with pytest.raises(tg.DtypeError, match=r"expected: a pair \(h, c\)"):
-            nn.LSTMCell(2, 3)(np.zeros((2, 2)), state)
-
-
-def test_an_unknown_nonlinearity_is_refused():
-    with pytest.raises(ValueError, match="tanh or relu"):
-        nn.RNNCell(2, 3, nonlinearity="sine")
-
-
-def kept_bytes(root, known):
-    """The bytes of all arrays that a graph keeps for its VJPs, but for those in ``known``."""
-    buffers, seen, left = {}, set(), [root]
-
-    def keep(value):
-        if isinstance(value, np.ndarray):
-            base = value if value.base is None else value.base
-            buffers[id(base)] = base
-        elif isinstance(value, (list, tuple)):
-            for part in value:
-                keep(part)
-
-    while left:
-        node = left.pop()
-        if node not in seen:
-            seen.add(node)
-            for parent, _, values in node.edges:
-                left += [x for x in np.ravel(parent) if x is not None]  # one, or those of all
-                keep(values)
-    return sum(x.nbytes for key, x in buffers.items() if key not in known)
-
-
-def test_a_step_of_an_lstm_keeps_seven_arrays_of_its_state():
-    """i, f, g, o, c, tanh c and h: what the derivative needs and nothing else."""
-    B, D, H = 5, 3, 4
-    cell = nn.LSTMCell(D, H)
-    known = {id(x.array) for x in cell.parameters()}
-
-    def kept(steps):
-        xs = [np.zeros((B, D), np.float32) for _ in range(steps)]
-        state = None
-        for x in xs:
-            state = cell(x, state)
-        return kept_bytes(state[0].node, known | {id(x) for x in xs})
-
-    sizes = [kept(steps) for steps in range(2, 7)]
-    assert np.diff(sizes).tolist() == [7 * B * H * 4] * 4
-
-
-# ---- PyTorch -----------------------------------------------------------------------------------
-
-
 @pytest.mark.torch
-@pytest.mark.parametrize(("kind", "bias", "lead"), [*product(CELLS, [True, False], [(), (4,)])])
-def test_a_cell_is_the_cell_of_pytorch(kind, bias, lead):
+def test_layers_are_those_of_pytorch():
     torch = pytest.importorskip("torch")
-    D, H = 3, 5
-    maker = {
-        "rnn": torch.nn.RNNCell,
-        "relu": lambda *a, **k: torch.nn.RNNCell(*a, nonlinearity="relu", **k),
-        "lstm": torch.nn.LSTMCell,
-        "gru": torch.nn.GRUCell,
-    }[kind]
-    theirs = maker(D, H, bias=bias)
-    step = Step(kind, 0, D, H, lead, bias)
-    ours = CELLS[kind][0](D, H, bias=bias)
-    ours.load_state_dict(theirs.state_dict())  # their names and shapes, as they are
-    assert_same(ours.state_dict(), {k: v.numpy() for k, v in theirs.state_dict().items()})
-
-    theirs = theirs.double()
-    theirs.load_state_dict({k: torch.from_numpy(v) for k, v in step.cell.state_dict().items()})
-    got, grads = step.by_cell()
-    x, *states = (torch.from_numpy(t.array.copy()).requires_grad_() for t in (step.x, *step.states))
-    new = step.call(theirs, x, states)
-    sum((torch.from_numpy(g) * y).sum() for g, y in zip(step.gs, new, strict=True)).backward()
-    inputs = dict(theirs.named_parameters()) | {"x": x}
-    inputs |= {f"state {i}": state for i, state in enumerate(states)}
-    for y, expected in zip(got, new, strict=True):
-        np.testing.assert_allclose(y, expected.detach().numpy(), rtol=1e-12, atol=1e-14)
-    assert grads.keys() == inputs.keys()
-    for name, expected in inputs.items():
-        np.testing.assert_allclose(grads[name], expected.grad.numpy(), rtol=1e-11, atol=1e-13)
+    rng = np.random.default_rng(0)
+    for ours, theirs, shape in [
+        (nn.LayerNorm(5), torch.nn.LayerNorm(5), (3, 5)),
+        (nn.Conv1d(5, 4, 3, padding=1), torch.nn.Conv1d(5, 4, 3, padding=1), (2, 5, 7)),
+        (nn.Linear(5, 4), torch.nn.Linear(5, 4), (3, 5)),
+    ]:
+        ours.load_state_dict(theirs.state_dict())
+        x = rng.normal(size=shape).astype(np.float32)
+        expected = theirs(torch.from_numpy(x)).detach().numpy()
+        np.testing.assert_allclose(ours(x).array, expected, rtol=1e-5, atol=1e-6)

@@ -18,9 +18,18 @@ from .random import default_rng, manual_seed
 from .functional import *
 from .tensor import Tensor, tensor
 from .transforms import hvp, jvp, vjp
-from .checkpoint import load, save
+from .through_time import detach, truncated_bptt, windows
+from .recompute import checkpoint
+from .structure import Structure
+from . import rows
+from .fold import fold
+from .deferred import deferred, stack
+from .saving import load, save
 from . import nn
+from . import division
+from .report import time_report
 from . import optim
+from . import decode
 from . import registry
 from .gradcheck import gradcheck, gradgradcheck
 

@@ -34,14 +34,26 @@ class Backend:
         """An array of zeros."""
         return np.zeros(shape, dtype)
 
-    def scatter_add(self, out: Any, index: Any, values: Any) -> None:
-        """Add ``values`` to ``out[index]`` in place; an entry that is named twice gets both."""
-        if _names_each_entry_once(index):
+    def scatter_add(self, out: Any, index: Any, values: Any, once: bool = False) -> None:
+        """Add ``values`` to ``out[index]`` in place; an entry that is named twice gets both.
+
+        ``once`` promises that none is, which saves looking.
+        """
+        if once or _names_each_entry_once(index):
             out[index] += values
         elif isinstance(index, np.ndarray) and index.ndim and index.size and out.ndim > 1:
             _add_rows(out, index, values)
         else:
             np.add.at(out, index, values)
+
+    def scatter(self, x: Any, index: Any, shape: tuple[int, ...], once: bool = False) -> Any:
+        """Zeros with ``x`` added at ``index``."""
+        out = self.zeros(shape, x.dtype)
+        if once or _names_each_entry_once(index):
+            out[index] = x
+        else:
+            self.scatter_add(out, index, x)
+        return out
 
     def check_ids(self, name: str, ids: Any, size: int) -> None:
         """Raise IndexRangeError unless every id is in ``0 .. size - 1``."""
@@ -111,8 +123,8 @@ class CupyBackend(Backend):
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self.cupy.zeros(shape, dtype)
 
-    def scatter_add(self, out: Any, index: Any, values: Any) -> None:
-        if _names_each_entry_once(index):
+    def scatter_add(self, out: Any, index: Any, values: Any, once: bool = False) -> None:
+        if once or _names_each_entry_once(index):
             out[index] += values
         else:
             self.cupy.add.at(out, index, values)

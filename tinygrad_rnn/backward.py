@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import Any
 
 import numpy as np
 
+from .cotangents import Sum, Term
 from .engine import Node, TensorCore
 from .errors import DtypeError, NotTrackedError, ShapeError, described
+from .linear import Placed
 from .sweep import Freed, sweep
 
 __all__ = ["backward", "grad"]
@@ -26,8 +29,12 @@ def backward(
     roots = [(node_of(y, "backward"), seed_of(y, gradient, "backward", kind))]
     found = sweep(roots, kind=kind, free=not (retain_graph or create_graph))
     for node, g in found.items():  # only now, so that an error on the way leaves no half-added sums
-        watch, new = node.watch, own(g, type(y))
-        watch.grad = new if watch.grad is None else watch.grad + new  # type: ignore[union-attr]
+        watch: Any = node.watch
+        if watch.grad is None and is_rows(g):
+            watch.grad = g
+        else:
+            old, new = gathered(node, type(y)), own(g, node, type(y))
+            watch.grad = new if old is None else old + new
 
 
 def grad(
@@ -77,7 +84,7 @@ def cotangents_of(
                 "  hint: was it detached, or used under no_grad()?"
             )
     found = sweep(roots, needed, wanted, kind, free=not (retain_graph or create_graph))
-    return [own(found[node], type(ys[0])) if node in found else None for node in nodes]
+    return [own(found[node], node, type(ys[0])) if node in found else None for node in nodes]
 
 
 def between(roots: Iterable[Node], wanted: set[Node]) -> set[Node]:
@@ -122,6 +129,7 @@ def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | No
         )
     g = np.ones_like(y.array) if gradient is None else gradient
     array = g.array if isinstance(g, TensorCore) else np.asarray(g)
+    array = array.copy()  # a gradient that is kept as rows may hold it beyond this pass
     if array.dtype.kind not in "fcbiu":
         raise DtypeError(f"{name}: {argument} is {described(gradient)}\n  expected: numbers")
     if array.shape != y.array.shape:
@@ -134,8 +142,37 @@ def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | No
     return g if isinstance(g, TensorCore) else kind(array)
 
 
-def own(g: Any, kind: type[TensorCore]) -> TensorCore:
+def own(g: Any, node: Node, kind: type[TensorCore]) -> TensorCore:
     """``g`` as a Tensor with an array of its own: in the sweep, cotangents may share arrays."""
     if isinstance(g, TensorCore):
         return kind(g.array.copy(), g.node)
+    if isinstance(g, Term):  # shared with nobody, and not in the node's dtype yet
+        g = g.dense()
+        return kind(g if g.dtype.kind == "c" else g.astype(node.dtype, copy=False))
     return kind(np.asarray(g.copy()))
+
+
+def is_rows(g: Any) -> bool:
+    """Whether ``g`` is rows of a table and nothing else, fewer than the table has."""
+    terms = g.terms() if isinstance(g, Sum) and g.total is None else [g]
+    places = all(isinstance(term, Placed) for term in terms)
+    return places and g.nbytes < prod(g.shape) * g.dtype.itemsize
+
+
+def gathered(node: Node, kind: type[TensorCore]) -> Any:
+    """The gradient that ``node`` has gathered, None if there is none.
+
+    That of an embedding table is kept as the rows that were looked up, and written out here: often
+    nobody asks, for an optimiser may take the rows as they are.
+    """
+    watch = node.watch
+    if watch is not None and isinstance(watch.grad, Term):
+        watch.grad = own(watch.grad, node, kind)
+    return None if watch is None else watch.grad
+
+
+def rows_of_grad(x: TensorCore) -> list[Placed]:
+    """The rows that make up the gradient of ``x``, if it has one and it is kept as rows."""
+    watch = x.node.watch if x.node is not None else None
+    g = None if watch is None else watch.grad
+    return g.terms() if isinstance(g, Sum) else [g] if isinstance(g, Placed) else []

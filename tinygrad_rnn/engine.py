@@ -9,7 +9,7 @@ what a recursive net leaves behind is a tree.  ``sweep.py`` goes through either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, contextmanager
 from contextvars import ContextVar
 from functools import wraps
 from itertools import count
@@ -145,6 +145,21 @@ class no_grad(ContextDecorator):
                     resume, sent = "throw", error
 
         return coroutine(paused) if flags & _IS_COROUTINE else paused
+
+
+def is_recording() -> bool:
+    """Whether calls are recorded now, in this thread."""
+    return not _pauses.get()
+
+
+@contextmanager
+def recording(on: bool) -> Iterator[None]:
+    """A context in which calls are recorded, or are not, whatever holds outside."""
+    token = _pauses.set(0 if on else 1)
+    try:
+        yield
+    finally:
+        _pauses.reset(token)
 
 
 class Rule:

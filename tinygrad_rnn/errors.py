@@ -10,6 +10,8 @@ import numpy as np
 
 __all__ = [
     "CheckpointError",
+    "DecodeError",
+    "DeferredError",
     "DeviceError",
     "DtypeError",
     "GradcheckError",
@@ -18,6 +20,7 @@ __all__ = [
     "NonFiniteError",
     "NondifferentiableError",
     "NotTrackedError",
+    "SettingError",
     "ShapeError",
     "TinygradRNNError",
 ]
@@ -51,6 +54,18 @@ class NonFiniteError(TinygradRNNError, ArithmeticError):
     """A gradient with NaN or infinity where a finite one is needed."""
 
 
+class SettingError(TinygradRNNError, ValueError):
+    """A setting out of its range: a rate, a size, a choice that is not offered."""
+
+
+class DeferredError(TinygradRNNError, RuntimeError):
+    """A deferred call used as if it had been run, or one that cannot be run any more."""
+
+
+class DecodeError(TinygradRNNError, ValueError):
+    """Scores that cannot be searched: no hypothesis is left, or they are no log-probabilities."""
+
+
 class CheckpointError(TinygradRNNError, ValueError):
     """A file that is no checkpoint, is damaged, or does not fit the model."""
 
@@ -78,6 +93,14 @@ class GradcheckError(TinygradRNNError, AssertionError):
 
 class NondifferentiableError(GradcheckError):
     """A point where the slopes from the left and from the right differ: nothing can be checked."""
+
+
+def expect_count(name: str, argument: str, value: object, least: int = 1) -> None:
+    """Raise DtypeError or SettingError unless ``value`` is an integer of at least ``least``."""
+    if not isinstance(value, (int, np.integer)):
+        raise DtypeError(f"{name}: {argument} is {described(value)}\n  expected: an integer")
+    if value < least:
+        raise SettingError(f"{name}: {argument} is {value}\n  expected: at least {least}")
 
 
 def described(value: object) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .arithmetic import log, softplus, where
 from .backend import backend_of
-from .errors import DtypeError, IndexRangeError, ShapeError, described
+from .errors import DtypeError, IndexRangeError, SettingError, ShapeError, described
 from .linear import getitem, reshape, take_along_axis
 from .random import default_rng
 from .reductions import log_softmax, mean, sum
@@ -37,7 +37,7 @@ def embedding(ids, weight):
 def dropout(x, rate, rng=None):
     """``x`` with entries set to 0 with probability ``rate``, the others divided by ``1 - rate``."""
     if not 0 <= rate < 1:
-        raise ValueError(f"dropout: rate {rate}\n  expected: 0 <= rate < 1")
+        raise SettingError(f"dropout: rate {rate}\n  expected: 0 <= rate < 1")
     if rate == 0:
         return x
     kept = (rng or default_rng()).random(x.shape) >= rate

@@ -174,27 +174,31 @@ def squeeze(x, axis=None):
 
 
 class Placed(Term):
-    """Zero but for ``g`` at ``index``: a slice of a sequence, or rows of an embedding table."""
+    """Zero but for ``g`` at ``index``: a slice of a sequence, or rows of an embedding table.
 
-    __slots__ = ("g", "index")
+    ``once`` is whether ``index`` is known to name no entry twice.
+    """
 
-    def __init__(self, g: Any, index: Any, shape: tuple[int, ...]) -> None:
-        self.g, self.index = g, index
+    __slots__ = ("g", "index", "once")
+
+    def __init__(self, g: Any, index: Any, shape: tuple[int, ...], once: bool = False) -> None:
+        self.g, self.index, self.once = g, index, once
         self.shape, self.dtype = shape, g.dtype
         self.nbytes = prod(g.shape) * g.dtype.itemsize
 
     def dense(self) -> Any:
-        return _scatter(self.g, self.index, self.shape)
+        return _scatter(self.g, self.index, self.shape, self.once)
 
     @staticmethod
     def add_up(terms: Sequence[Placed], total: Any) -> Any:
-        first, backend = terms[0], backend_of(terms[0].g)
-        dtype = np.result_type(*{term.dtype for term in terms})
+        backend = backend_of(terms[0].g)
         if total is None:
-            total = backend.zeros(first.shape, dtype)
-        total = total.astype(np.result_type(total.dtype, dtype), copy=False)
+            first, *terms = terms
+            total = first.dense()
+        dtype = np.result_type(total.dtype, *[term.dtype for term in terms])
+        total = total.astype(dtype, copy=False)
         for term in terms:
-            backend.scatter_add(total, term.index, term.g)
+            backend.scatter_add(total, term.index, term.g, term.once)
         return total
 
 
@@ -204,10 +208,8 @@ def _getitem(x, index):
 
 
 @op(x=lambda g, index: _getitem(g, index))
-def _scatter(x, index, shape):
-    out = backend_of(x).zeros(shape, x.dtype)
-    backend_of(x).scatter_add(out, index, x)
-    return out
+def _scatter(x, index, shape, once=False):
+    return backend_of(x).scatter(x, index, shape, once)
 
 
 def getitem(x, index):
@@ -215,9 +217,12 @@ def getitem(x, index):
     return _getitem(x, _frozen(index))
 
 
-def scatter(x, index, shape):
-    """Zeros of ``shape`` with ``x`` added at ``index``; an entry named twice gets both."""
-    return _scatter(x, _frozen(index), shape)
+def scatter(x, index, shape, once=False):
+    """Zeros of ``shape`` with ``x`` added at ``index``; an entry named twice gets both.
+
+    ``once`` promises that none is, which saves looking.
+    """
+    return _scatter(x, _frozen(index), shape, once)
 
 
 @formula

@@ -13,8 +13,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from .backend import backend_of
-from .checkpoint import fitted, host_array
-from .errors import DtypeError, NonFiniteError, NotTrackedError, described
+from .backward import rows_of_grad
+from .errors import DtypeError, NonFiniteError, NotTrackedError, SettingError, described
+from .saving import fitted, host_array
 from .tensor import Tensor
 
 __all__ = ["SGD", "Adam", "Optimizer", "clip_grad_norm_"]
@@ -45,12 +46,21 @@ class Optimizer:
         """The new value of a parameter; ``memory`` is brought up to date."""
         raise NotImplementedError
 
+    def moves_rows(self) -> bool:
+        """Whether ``w - lr * g`` is all there is to a step, so that rows without gradient stay."""
+        return False
+
     def step(self) -> None:
         """Move every parameter that has a gradient."""
         self.lr = float(self.lr)  # a NumPy float64 would make float32 parameters float64
         for parameter, memory in zip(self.parameters, self.memories, strict=True):
-            if parameter.grad is not None:
-                w = parameter.array
+            w, rows = parameter.array, rows_of_grad(parameter)
+            if rows and self.moves_rows():
+                w = w.copy()
+                for row in rows:
+                    backend_of(w).scatter_add(w, row.index, -self.lr * row.g, row.once)
+                parameter.array = w
+            elif parameter.grad is not None:
                 g = parameter.grad.array.astype(w.dtype, copy=False)
                 # NumPy makes scalars of results without axes; asarray makes them arrays again.
                 parameter.array = backend_of(w).asarray(self.moved(w, g, memory))
@@ -101,7 +111,7 @@ class SGD(Optimizer):
         v <- momentum * v + g
         w <- w - lr * v                     or, with ``nesterov``:  w - lr * (g + momentum * v)
 
-    Without momentum v is g, and nothing is remembered.  ValueError for settings out of range.
+    Without momentum v is g, and nothing is remembered.  SettingError for settings out of range.
     """
 
     settings: ClassVar = {"lr": float, "momentum": float, "nesterov": bool, "weight_decay": float}
@@ -120,7 +130,10 @@ class SGD(Optimizer):
         self.nesterov = nesterov
         self.weight_decay = _in_range("weight_decay", weight_decay)
         if nesterov and not momentum:
-            raise ValueError("nesterov: momentum is 0\n  expected: momentum > 0, 0.9 say")
+            raise SettingError("nesterov: momentum is 0\n  expected: momentum > 0, 0.9 say")
+
+    def moves_rows(self) -> bool:
+        return not (self.momentum or self.weight_decay)
 
     def remembered(self, w: Any) -> Memory:
         return {"v": w}
@@ -144,7 +157,7 @@ class Adam(Optimizer):
         w <- w - lr * (m / (1 - b1**t)) / (sqrt(v / (1 - b2**t)) + eps)
 
     ``betas`` is (b1, b2).  m and v begin at 0; the divisions by 1 - b**t make up for that.
-    ValueError for settings out of range.
+    SettingError for settings out of range.
     """
 
     settings: ClassVar = dict.fromkeys(("lr", "b1", "b2", "eps", "weight_decay"), float)
@@ -182,11 +195,11 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
 
     PyTorch's factor is ``max_norm / (norm + 1e-6)``; a ``max_norm`` of inf only measures.  The
     parameters may come with their names, from ``named_parameters()``.  Raises NonFiniteError naming
-    the first parameter whose gradient is not finite, ValueError unless ``max_norm > 0``; nothing is
-    then changed.
+    the first parameter whose gradient is not finite, SettingError unless ``max_norm > 0``; nothing
+    is then changed.
     """
     if not max_norm > 0:
-        raise ValueError(f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0")
+        raise SettingError(f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0")
     pairs = _named("clip_grad_norm_", parameters)
     grads = [(name, x, x.grad.array) for name, x in pairs if x.grad is not None]
     norm = math.hypot(*[_finite_norm(name, g) for name, _, g in grads])
@@ -214,9 +227,9 @@ def _finite_norm(name: str, g: Any) -> float:
 
 
 def _in_range(name: str, value: float, below: float = math.inf) -> float:
-    """``value`` as a float; ValueError unless ``0 <= value < below``."""
+    """``value`` as a float; SettingError unless ``0 <= value < below``."""
     if not 0 <= value < below:
-        raise ValueError(f"{name}: {value}\n  expected: 0 <= {name} < {below}")
+        raise SettingError(f"{name}: {value}\n  expected: 0 <= {name} < {below}")
     return float(value)
 
 
@@ -238,7 +251,7 @@ def _leaves(caller: str, parameters: Parameters) -> list[Tensor]:
     """The parameters, found to be tracked leaves, each there once."""
     pairs = _named(caller, parameters)
     if not pairs:
-        raise ValueError(
+        raise SettingError(
             f"{caller}: there are no parameters\n"
             "  hint: Module.parameters() lists the Tensors with requires_grad=True in attributes"
         )
@@ -252,7 +265,7 @@ def _leaves(caller: str, parameters: Parameters) -> list[Tensor]:
             )
         first = first_names.setdefault(id(x), name)
         if first != name:
-            raise ValueError(
+            raise SettingError(
                 f"{caller}: {name} and {first} are the same Tensor, which would move twice\n"
                 "  hint: Module.parameters() lists tied weights once"
             )

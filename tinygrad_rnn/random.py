@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import local
+
 import numpy as np
 
-__all__ = ["default_rng", "manual_seed"]
+from .errors import DeferredError
+
+__all__ = ["default_rng", "drawing_refused", "manual_seed"]
 
 _generator = np.random.default_rng()
+
+
+class _Here(local):
+    reason = ""  # why this thread must not draw now
+
+
+_here = _Here()
 
 
 def manual_seed(seed: int) -> np.random.Generator:
@@ -17,5 +30,20 @@ def manual_seed(seed: int) -> np.random.Generator:
 
 
 def default_rng() -> np.random.Generator:
-    """The generator used where none is passed."""
+    """The generator used where none is passed; DeferredError inside a deferred cell."""
+    if _here.reason:
+        raise DeferredError(
+            f"random numbers are drawn, but {_here.reason}\n"
+            "  hint: draw outside and pass what was drawn, a dropout mask say, as an argument"
+        )
     return _generator
+
+
+@contextmanager
+def drawing_refused(reason: str) -> Iterator[None]:
+    """A context in which this thread cannot draw from the default generator."""
+    _here.reason = reason
+    try:
+        yield
+    finally:
+        _here.reason = ""

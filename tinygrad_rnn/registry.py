@@ -38,12 +38,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from . import arithmetic, functional, linear, products, reductions
+from .fold import fold
+from .structure import Structure
 
 ANALYTIC = frozenset(
     """
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
     softplus relu where maximum minimum sum_to broadcast_to cumsum reshape reverse_axes permute
-    getitem scatter concatenate stack unstack sum max logsumexp softmax matmul einsum
+    getitem scatter concatenate stack unstack sum max logsumexp softmax matmul einsum read fill
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
@@ -438,6 +440,30 @@ def _np_sum_to(x: Any, shape: Any) -> Any:
     return x.reshape(shape)
 
 
+def _forest(draw: Draw) -> Case:
+    """Nodes with up to two earlier ones for children, which may be shared, or twice the same."""
+    n, H = draw.integer(2, 5), draw.integer(1, 3)
+    counts = [0, *[draw.integer(0, 2) for _ in range(n - 2)], draw.integer(1, 2)]
+    children = [[draw.integer(0, i - 1) for _ in range(k)] for i, k in enumerate(counts)]
+    return [draw.normal((n, H)), draw.normal((H, H))], {"children": children}
+
+
+def _folded(x: Any, W: Any, children: Any) -> Any:
+    def cell(x: Any, *states: Any) -> Any:
+        for k, h in enumerate(states, 1):
+            x = x + float(k) * (h @ W)
+        return arithmetic.tanh(x)
+
+    return fold(cell, Structure.dag(children), x)
+
+
+def _np_folded(x: Any, W: Any, children: Any) -> Any:
+    h = np.zeros_like(x)
+    for i, below in enumerate(children):
+        h[i] = np.tanh(x[i] + np.sum([k * h[j] @ W for k, j in enumerate(below, 1)], axis=0))
+    return h
+
+
 def _np_scatter(x: Any, index: Any, shape: Any) -> Any:
     out = np.zeros(shape, x.dtype)
     np.add.at(out, index, x)
@@ -571,6 +597,7 @@ ROWS: list[Row] = [
     Row("binary_cross_entropy", F.binary_cross_entropy, _np_bce, _labelled("positive")),
     Row("binary_cross_entropy_with_logits", F.binary_cross_entropy_with_logits,
         lambda logits, targets: _np_bce(1 / (1 + np.exp(-logits)), targets), _labelled("normal")),
+    Row("fold", _folded, _np_folded, _forest),
 ]  # fmt: skip
 
 

@@ -95,18 +95,18 @@ def summed(g: Any, node: Node, source: Node) -> Any:
 
 
 def settled(node: Node, g: Any, keeps: bool) -> Any:
-    """The whole cotangent of ``node``: written out, in the node's dtype, and through its hooks."""
+    """The whole cotangent of ``node``: written out, in its dtype, through its hooks."""
     if isinstance(g, Outputs):
         return g.dense()
-    if isinstance(g, Term):
-        if node.edges and node.edges[0][1].takes_terms and not keeps and not node.watch:
+    hooks = list(node.watch.hooks.values()) if node.watch else []
+    if isinstance(g, Term):  # that of a leaf is written out by whoever asked for it
+        if not hooks and (not node.edges or (node.edges[0][1].takes_terms and not keeps)):
             return g
         g = g.dense()
     if g.dtype != node.dtype and g.dtype.kind != "c":
         g = astype(g, node.dtype)  # complex, which only a complex step makes, stays complex
-    if node.watch:
-        for hook in list(node.watch.hooks.values()):
-            g = hook(g)
+    for hook in hooks:
+        g = hook(g)
     return g
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import arithmetic, linear, products, reductions
 from .backend import backend_for, backend_of
-from .backward import backward
+from .backward import backward, gathered
 from .engine import TensorCore, Watch, leaf
 from .errors import DtypeError, NotTrackedError, ShapeError, described
 
@@ -206,8 +206,7 @@ class Tensor(TensorCore):
     @property
     def grad(self) -> Tensor | None:
         """The gradient gathered so far; None before ``backward``, and for what does not keep it."""
-        watch = self.node.watch if self.node is not None else None
-        return None if watch is None else watch.grad
+        return None if self.node is None else gathered(self.node, Tensor)
 
     @grad.setter
     def grad(self, g: Tensor | None) -> None:

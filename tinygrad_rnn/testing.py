@@ -23,7 +23,16 @@ from hypothesis import strategies as st
 from .registry import Case, Draw, Row
 from .tensor import Tensor, tensor
 
-__all__ = ["arrays", "broadcastable_shapes", "cases", "laid_out", "shapes", "tensors"]
+__all__ = [
+    "arrays",
+    "broadcastable_shapes",
+    "cases",
+    "forests",
+    "laid_out",
+    "shapes",
+    "tensors",
+    "trees",
+]
 
 
 class HypothesisDraw(Draw):
@@ -94,3 +103,41 @@ def laid_out(draw: Any, x: np.ndarray) -> np.ndarray:
     window = tuple(slice(start, None if start is None else start + n * step, step) for n in x.shape)
     room[window] = x
     return np.asarray(room[window])
+
+
+# ---- forests -----------------------------------------------------------------------------------
+
+
+@st.composite
+def forests(
+    draw: Any, max_nodes: int = 10, max_children: int = 3, shared: bool = False
+) -> list[list[int]]:
+    """Lists of children for ``Structure.dag``, the nodes numbered in any order.
+
+    Trees, chains and single nodes, one or several, none with more than ``max_children``.  If
+    ``shared``, a node may be the child of several others, or of one twice.
+    """
+    n = draw(st.integers(1, max_nodes))
+    children: list[list[int]] = [[] for _ in range(n)]
+    for i in range(n - 1, 0, -1):  # children are older than their parents, until all are renamed
+        if shared:
+            children[i] = draw(st.lists(st.integers(0, i - 1), max_size=max_children))
+            continue
+        parent = draw(st.integers(i, n))  # n: a root, and so is a child for which there is no room
+        if parent < n and len(children[parent]) < max_children:
+            children[parent].append(i - 1)
+    names = draw(st.permutations(range(n)))
+    renamed: list[list[int]] = [[] for _ in range(n)]
+    for i, own in enumerate(children):
+        renamed[names[i]] = [names[j] for j in own]
+    return renamed
+
+
+def trees(leaves: Any, max_leaves: int = 8, arity: int | None = None) -> Any:
+    """Trees as nested tuples: a leaf, or a tuple of ``arity`` trees; of 1 to 3 if that is None."""
+    least, most = (1, 3) if arity is None else (arity, arity)
+
+    def above(below: Any) -> Any:
+        return st.lists(below, min_size=least, max_size=most).map(tuple)
+
+    return st.recursive(leaves, above, max_leaves=max_leaves)

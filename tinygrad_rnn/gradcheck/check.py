@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ import numpy as np
 
 from ..backward import cotangents_of
 from ..engine import Node, TensorCore, no_grad
-from ..errors import GradcheckError, NondifferentiableError, described
+from ..errors import GradcheckError, NondifferentiableError, SettingError, described
 from ..registry import ANALYTIC
 from ..tensor import Tensor, tensor
 from .numeric import Arrays, central_difference, complex_step
@@ -114,7 +114,7 @@ class _Check:
         seed: int,
     ) -> None:
         if method not in ("auto", "complex", "central"):
-            raise ValueError(f"method {method!r}\n  expected: 'auto', 'complex' or 'central'")
+            raise SettingError(f"method {method!r}\n  expected: 'auto', 'complex' or 'central'")
         if isinstance(inputs, (TensorCore, np.ndarray, float)):
             inputs = [inputs]
         self.func, self.inputs = func, list(inputs)
@@ -126,17 +126,16 @@ class _Check:
         self.rng = np.random.default_rng(seed)
         self.weights: list[Arrays] = []
         self.cases, self.largest = 0, 0.0
-        self.used = method if method != "auto" else self._best_method()
+        names = self._operations()
+        best = "complex and central" if names <= ANALYTIC else "central"
+        self.used = best if method == "auto" else method
 
     # ---- the function as a scalar ----
 
     def call(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """The outputs of the function at these leaves."""
-        if self.closes_over:
-            with _swapped(self.inputs, leaves):
-                y = self.func()
-        else:
-            y = self.func(*leaves)
+        with self.at(leaves):
+            y = self.func() if self.closes_over else self.func(*leaves)
         ys = list(y) if isinstance(y, (tuple, list)) else [y]
         tensors = [one for one in ys if isinstance(one, Tensor)]
         if not tensors:
@@ -145,6 +144,10 @@ class _Check:
                 "  hint: it should return a Tensor, or several, computed from its inputs"
             )
         return tensors
+
+    def at(self, leaves: Sequence[Tensor]) -> AbstractContextManager[None]:
+        """A context in which the inputs that the function closes over are these leaves."""
+        return _swapped(self.inputs, leaves) if self.closes_over else nullcontext()
 
     def terms(self, k: int, leaves: Sequence[Tensor]) -> list[tuple[Tensor, np.ndarray]]:
         """Tensors with weights, whose weighted sum is ``s_k``.
@@ -171,7 +174,8 @@ class _Check:
         if not tracked:
             return [None] * len(leaves)
         ys, weights = zip(*tracked, strict=True)
-        return cotangents_of(ys, leaves, weights, create_graph=record)
+        with self.at(leaves):  # a checkpoint calls the function again on the way back
+            return cotangents_of(ys, leaves, weights, create_graph=record)
 
     def engine(self, k: int, scale: float = 1.0) -> Arrays:
         """The engine's gradient of ``scale * s_k`` as arrays, zeros where nothing flowed."""
@@ -189,17 +193,18 @@ class _Check:
             terms = self.terms(k, [tensor(x, requires_grad=True) for x in xs])
         return sum(np.sum(w * y.array) for y, w in terms)
 
-    def _best_method(self) -> str:
-        """Both methods if every recorded operation is known as analytic, central otherwise."""
-        terms = self.terms(1, [tensor(x, requires_grad=True) for x in self.xs])
-        roots = [y.node for y, _ in terms if y.node is not None]
-        if not roots:
+    def _operations(self) -> set[str]:
+        """The names of the recorded operations; GradcheckError if they do not lead to an input."""
+        leaves = [tensor(x, requires_grad=True) for x in self.xs]
+        roots = [y.node for y, _ in self.terms(1, leaves) if y.node is not None]
+        graph = _graph(roots)
+        if graph.isdisjoint(x.node for x in leaves):
             raise GradcheckError(
                 "gradcheck: nothing to check, the output was not computed from the inputs\n"
-                "  hint: was something detached, or turned into a plain array?"
+                "  hint: was something detached, or turned into a plain array?  A function that\n"
+                "  closes over the inputs takes no arguments: gradcheck(lambda: loss(), inputs)"
             )
-        names = {node.name.partition("[")[0] for node in _graph(roots)} - {"leaf"}
-        return "complex and central" if names <= ANALYTIC else "central"
+        return {node.name.partition("[")[0] for node in graph} - {"leaf"}
 
     # ---- the comparison ----
 

@@ -1,7 +1,32 @@
 """Layers, cells, and ``Module``, which finds the parameters in them."""
 
-from .cells import GRUCell, LSTMCell, RNNCell
-from .layers import Dropout, Embedding, Linear
+from .cells import GRUCell, LayerNormLSTMCell, LSTMCell, PeepholeLSTMCell, RNNCell
+from .jordan import ElmanJordanCell, JordanCell
+from .layers import Conv1d, Dropout, Embedding, LayerNorm, Linear
 from .module import Module
+from .recurrent import GRU, LSTM, RNN, Recurrent
+from .trees import ChildSumTreeLSTMCell, RecursiveCell, RNTNCell, TreeLSTMCell
 
-__all__ = ["Dropout", "Embedding", "GRUCell", "LSTMCell", "Linear", "Module", "RNNCell"]
+__all__ = [
+    "ChildSumTreeLSTMCell",
+    "Conv1d",
+    "Dropout",
+    "ElmanJordanCell",
+    "Embedding",
+    "GRU",
+    "GRUCell",
+    "JordanCell",
+    "LSTM",
+    "LSTMCell",
+    "LayerNorm",
+    "LayerNormLSTMCell",
+    "Linear",
+    "Module",
+    "PeepholeLSTMCell",
+    "RNN",
+    "RNNCell",
+    "RNTNCell",
+    "Recurrent",
+    "RecursiveCell",
+    "TreeLSTMCell",
+]

@@ -1,4 +1,4 @@
-"""Layers without a state: a linear map, a table of vectors, dropout."""
+"""Layers without a state: a linear map, a window, a table of vectors, normalisation, dropout."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from ..arithmetic import sqrt
 from ..errors import ShapeError, described
 from ..functional import dropout, embedding
+from ..products import conv1d
 from ..random import default_rng
+from ..reductions import mean
 from ..tensor import Tensor, tensor
 from .module import Module
 
-__all__ = ["Dropout", "Embedding", "Linear"]
+__all__ = ["Conv1d", "Dropout", "Embedding", "LayerNorm", "Linear"]
 
 
 def affine(x: Any, weight: Any, bias: Any) -> Any:
@@ -21,10 +24,21 @@ def affine(x: Any, weight: Any, bias: Any) -> Any:
     return y if bias is None else y + bias
 
 
+def normalised(x: Any, eps: float = 1e-5) -> Any:
+    """``x`` with mean 0 and, but for ``eps``, variance 1 along its last axis."""
+    distance = x - mean(x, -1, keepdims=True)
+    return distance / sqrt(mean(distance * distance, -1, keepdims=True) + eps)
+
+
 def uniform(rng: np.random.Generator, fan: int, *shape: int) -> Tensor:
     """A float32 parameter, uniform between -1/sqrt(fan) and 1/sqrt(fan): PyTorch's choice."""
     bound = 1 / max(fan, 1) ** 0.5
     return tensor(rng.uniform(-bound, bound, shape), np.float32, requires_grad=True)
+
+
+def constant(value: float, size: int) -> Tensor:
+    """A float32 parameter of so many equal numbers."""
+    return tensor(np.full(size, value, np.float32), requires_grad=True)
 
 
 class Linear(Module):
@@ -74,10 +88,58 @@ class Embedding(Module):
         return embedding(ids, self.weight)
 
 
+class Conv1d(Module):
+    """The lecture's ``S(t) = sum_m I(t - m) K(m)``: one window of weights that slides along time.
+
+    ``x`` is (B, in_channels, T), the result (B, out_channels, T'); ``weight`` is (out_channels,
+    in_channels, kernel_size), ``bias`` (out_channels,).  PyTorch's layout; see ``conv1d``.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        bias: bool = True,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        rng = rng or default_rng()
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        fan = in_channels * kernel_size
+        self.weight = uniform(rng, fan, out_channels, in_channels, kernel_size)
+        self.bias = uniform(rng, fan, out_channels) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        return conv1d(x, self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+
+class LayerNorm(Module):
+    """``weight * (x - mean) / sqrt(variance + eps) + bias`` along the last axis (Ba et al. 2016).
+
+    The variance is the mean squared distance from the mean.  ``weight`` (size,) begins at 1,
+    ``bias`` (size,) at 0.  ``x`` is (..., size); ShapeError for another last axis.
+    """
+
+    def __init__(self, size: int, eps: float = 1e-5, bias: bool = True) -> None:
+        self.size, self.eps = size, eps
+        self.weight = constant(1.0, size)
+        self.bias = constant(0.0, size) if bias else None
+
+    def forward(self, x: Any) -> Any:
+        if getattr(x, "shape", ())[-1:] != (self.size,):
+            raise ShapeError(f"LayerNorm(x): x is {described(x)}\n  expected: (..., {self.size})")
+        y = self.weight * normalised(x, self.eps)
+        return y if self.bias is None else y + self.bias
+
+
 class Dropout(Module):
     """``x`` with each entry 0 with probability ``p``, the others divided by ``1 - p``.
 
-    After ``eval()`` it is ``x`` itself.  Srivastava et al. 2014.  ValueError unless ``0 <= p < 1``.
+    After ``eval()`` it is ``x`` itself.  Srivastava et al. 2014.  SettingError unless
+    ``0 <= p < 1``.
     """
 
     def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Self
 import numpy as np
 
 from ..backend import backend_of
-from ..checkpoint import fitted, host_array
 from ..errors import CheckpointError, described
+from ..saving import fitted, host_array
 from ..tensor import Tensor
 
 __all__ = ["Module"]

@@ -1,0 +1,128 @@
+"""A cell over a whole forest: backpropagation through time and through structure are this fold.
+
+A recurrent net is a fold over chains, a recursive net is a fold over trees, a backward direction is
+a fold over the reversed chains, and a minibatch is a forest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .errors import DtypeError, ShapeError, described
+from .linear import broadcast_to
+from .rows import Rows, batch_of, read
+from .structure import Group, Structure, as_index
+
+__all__ = ["fold", "name_of"]
+
+
+def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = None) -> Any:
+    """The state of every node, (n, ...) in the order of the nodes: ``state = cell(x, *children)``.
+
+    A cell is written for a batch: it is called once for all nodes of one height, kind and number of
+    children, lowest first.  ``x`` holds a row of ``inputs`` for each, and there is one state for
+    each child, with a row for each node too; a state is an array or a tuple of arrays, as the cell
+    returns it.  The cost is linear in the number of nodes, forward and backward.
+
+    ``cell`` may be a dict from the kind of a node to its cell; the kind is the number of children
+    unless the structure was given others: ``fold({0: leaf, 2: compose}, trees, words)``.
+    ``inputs`` has a row for each node; or is a tuple of such arrays; or None, and so is ``x``; or a
+    dict from kinds to arrays with a row for each node of that kind.  ``initial`` is a state that a
+    childless node gets as its one child: a row for each such node, in their order, or a vector for
+    all of them.
+
+    The states of the roots are ``h[structure.roots]``.  Top-down is a fold over
+    ``structure.reversed()``.
+    """
+    name = f"fold({name_of(cell)})"
+    if not isinstance(structure, Structure):
+        raise DtypeError(
+            f"{name}: structure is {described(structure)}\n  expected: a Structure\n"
+            "  hint: Structure.chains(lengths) for sequences, Structure.trees(trees) for parses"
+        )
+    n = len(structure)
+    if not n:
+        raise ShapeError(f"{name}: the structure has no nodes\n  expected: at least one")
+    rows, once = Rows(n), not structure.shares
+    for group in structure.schedule:
+        run = _of_kind(name, cell, group.kind)
+        x = _inputs_of(name, structure, inputs, group)
+        children = [rows.take(index, once) for index in group.children]
+        if initial is not None and not children:
+            children = [_initial_of(name, structure, initial, group)]
+        try:
+            rows.write(batch_of(run(x, *children), group.stop - group.start, name), name)
+        except Exception as error:
+            error.add_note(f"in {name}, for {described_group(structure, group)}")
+            raise
+    return rows.take(as_index(structure.rows))
+
+
+def described_group(structure: Structure, group: Group) -> str:
+    """A few words for the nodes of a group: which they are, and how high."""
+    nodes = structure.order[group.start : group.stop]
+    shown = ", ".join(map(str, nodes[:5])) + (", ..." if len(nodes) > 5 else "")
+    height, count = structure.heights[nodes[0]], len(group.children)
+    return f"the {len(nodes)} nodes ({shown}) of height {height} with {count} children"
+
+
+def _of_kind(name: str, cell: Any, kind: Any) -> Any:
+    """The cell for nodes of ``kind``."""
+    if not isinstance(cell, Mapping):
+        return cell
+    if kind not in cell:
+        raise DtypeError(
+            f"{name}: no cell for nodes of kind {kind!r}\n"
+            f"  expected: one of {', '.join(map(repr, cell))}\n"
+            "  hint: the kind of a node is its number of children, unless the structure has kinds"
+        )
+    return cell[kind]
+
+
+def _inputs_of(name: str, structure: Structure, inputs: Any, group: Group) -> Any:
+    """The rows of ``inputs`` for the nodes of ``group``."""
+    nodes, n = group.nodes, len(structure)
+    if isinstance(inputs, Mapping):
+        inputs = inputs.get(group.kind)
+        nodes, n = as_index(structure.places[nodes]), structure.population[group.kind]
+    return _each(inputs, lambda array: _picked(name, "inputs", array, nodes, n))
+
+
+def _initial_of(name: str, structure: Structure, initial: Any, group: Group) -> Any:
+    """The states that the childless nodes of ``group`` get as their one child."""
+    leaves, n = structure.leaves, group.stop - group.start
+    places = as_index(np.searchsorted(leaves, structure.order[group.start : group.stop]))
+
+    def rows_of(state: Any) -> Any:
+        if getattr(state, "ndim", 0) == 1:
+            return broadcast_to(state, (n, *state.shape))
+        return _picked(name, "initial", state, places, len(leaves))
+
+    return _each(initial, rows_of)
+
+
+def _each(values: Any, function: Callable[[Any], Any]) -> Any:
+    """``function`` of an array, or of each in a tuple; None for None."""
+    if isinstance(values, tuple):
+        return tuple([function(value) for value in values])
+    return None if values is None else function(values)
+
+
+def _picked(name: str, argument: str, array: Any, index: Any, n: int) -> Any:
+    """``array[index]``, if ``array`` has ``n`` rows."""
+    if getattr(array, "shape", ())[:1] != (n,):
+        raise ShapeError(
+            f"{name}: {argument} is {described(getattr(array, 'array', array))}\n"
+            f"  expected: ({n}, ...), a row for each of the {n} nodes that it is for"
+        )
+    return read(array, index, True)
+
+
+def name_of(cell: Any) -> str:
+    """A name for ``cell`` in messages."""
+    if isinstance(cell, Mapping):
+        return "{" + ", ".join(f"{kind!r}: {name_of(one)}" for kind, one in cell.items()) + "}"
+    return getattr(cell, "__qualname__", type(cell).__name__)
