@@ -108,11 +108,15 @@ def plain(x):
 @contextmanager
 def counted():
     """The Work that is done with `Metered` arrays in the block."""
-    work, scatter_add = Work(), Backend.scatter_add
+    work, scatter, scatter_add = Work(), Backend.scatter, Backend.scatter_add
 
     def zeros(backend, shape, dtype):
         work.entries += prod(shape)
         return np.zeros(shape, dtype).view(Metered)
+
+    def counted_scatter(backend, *arguments):
+        work.scatters += 1
+        return scatter(backend, *arguments)
 
     def counted_scatter_add(backend, *arguments):
         work.scatters += 1
@@ -121,6 +125,7 @@ def counted():
     with (
         patch.object(Metered, "work", work),
         patch.object(Backend, "zeros", zeros),
+        patch.object(Backend, "scatter", counted_scatter),
         patch.object(Backend, "scatter_add", counted_scatter_add),
     ):
         yield work

@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import _timing, bptt, count, import_time, memory, overhead
+from benchmarks import _timing, bptt, count, import_time, memory, overhead, through_time
 from tinygrad_rnn.products import _matmul
 
 # ---- the work of backpropagation through time ---------------------------------------------------
@@ -151,13 +151,17 @@ def test_a_chain_with_another_gradient_is_noticed():
 
 def test_every_benchmark_runs_and_says_what_it_reached(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick"])
     for module, name, value in [
         (bptt, "LENGTHS", [3]),
         (memory, "LENGTHS", [3]),
         (overhead, "ROUNDS", 1),
         (import_time, "ROUNDS", 1),
         (import_time, "PROFILES", 1),
+        (through_time, "STEPS", 50),
+        (through_time, "WARM", 20),
+        (through_time, "LENGTHS", [5]),
+        (through_time, "ROUNDS", 1),
     ]:
         monkeypatch.setattr(module, name, value)
     command.main()

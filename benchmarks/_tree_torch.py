@@ -1,0 +1,142 @@
+"""The Tree-LSTM of `trees.py` in PyTorch: one call for each node, and batched by hand."""
+
+from collections import defaultdict
+
+import torch
+from torch.nn import functional as F
+
+from benchmarks._tree_data import REDUCE, Batch
+from benchmarks._workers import Training
+
+
+class TreeLSTM(Training):
+    """The cells, the loss and the optimiser."""
+
+    def __init__(self, batches, arrays, lr, a_round):
+        super().__init__([Batch(examples) for examples in batches], a_round)
+        self.parameters = {name: torch.tensor(x, requires_grad=True) for name, x in arrays.items()}
+        self.optimizer = torch.optim.SGD(self.parameters.values(), lr)
+
+    def libraries(self):
+        return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+
+    def words(self, ids):
+        """The rows of E that `ids` name; the gradient of E holds only these."""
+        return F.embedding(torch.tensor(ids), self.parameters["E"], sparse=True)
+
+    def leaf(self, x):
+        """The states h and c (n, H) of leaves with the words x (n, D)."""
+        i, o, u = torch.addmm(self.parameters["b"], x, self.parameters["W"]).chunk(3, 1)
+        c = torch.sigmoid(i) * torch.tanh(u)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def compose(self, h_left, c_left, h_right, c_right):
+        """The states h and c (n, H) of nodes with these children."""
+        h = torch.cat((h_left, h_right), 1)
+        z = torch.addmm(self.parameters["a"], h, self.parameters["U"])
+        i, f_left, f_right, o, u = z.chunk(5, 1)
+        c = torch.sigmoid(i) * torch.tanh(u)
+        c = c + torch.sigmoid(f_left) * c_left + torch.sigmoid(f_right) * c_right
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    def mean_loss(self, h, labels):
+        """The mean cross entropy at the states h (N, H)."""
+        logits = torch.addmm(self.parameters["r"], h, self.parameters["R"])
+        return F.cross_entropy(logits, torch.as_tensor(labels))
+
+    def backward(self, loss):
+        self.optimizer.zero_grad()
+        loss.backward()
+
+    def gradients(self):
+        return {name: x.grad.to_dense().numpy() for name, x in self.parameters.items()}
+
+    def update(self):
+        self.optimizer.step()
+
+    def value(self, loss):
+        return loss.item()
+
+
+class PerNode(TreeLSTM):
+    """One call of a cell for each node; only the words and the losses are taken all at once."""
+
+    def loss(self, batch):
+        xs = iter(self.words([word for word in batch.postfix if word != REDUCE]).split(1))
+        hs = []
+        for tree in batch.trees:
+            self.embed(tree, xs, hs)
+        return self.mean_loss(torch.cat(hs), batch.labels)
+
+    def embed(self, tree, xs, hs):
+        """The states of a tree whose words are the next `xs`; every h is added to `hs`."""
+        if tree.left is None:
+            h, c = self.leaf(next(xs))
+        else:
+            h, c = self.compose(*self.embed(tree.left, xs, hs), *self.embed(tree.right, xs, hs))
+        hs.append(h)
+        return h, c
+
+
+class AllPerNode(TreeLSTM):
+    """The words and the losses, too, by a call for each node."""
+
+    def loss(self, batch):
+        labels, losses = iter(batch.labels.tolist()), []
+        for tree in batch.trees:
+            self.embed(tree, labels, losses)
+        return torch.stack(losses).mean()
+
+    def embed(self, tree, labels, losses):
+        """The states of a tree whose labels are the next ones; every loss is added to `losses`."""
+        if tree.left is None:
+            h, c = self.leaf(self.words([tree.word]))
+        else:
+            left = self.embed(tree.left, labels, losses)
+            h, c = self.compose(*left, *self.embed(tree.right, labels, losses))
+        losses.append(self.mean_loss(h, [next(labels)]))
+        return h, c
+
+
+class ByHand(TreeLSTM):
+    """All nodes of one height in one call.
+
+    Of the ways tried the fastest: `states` holds h and c side by side, and of all nodes below this
+    height only those that still wait for a parent.  Slower by 5 to 15 % were one buffer for the
+    states of all nodes, written level by level, and joining all levels below at every level.
+    """
+
+    def loss(self, batch):
+        levels, parent_height = schedule(batch.postfix)
+        waiting = levels[0]
+        h, c = self.leaf(self.words([batch.postfix[node] for node in waiting]))
+        states, hs, order = torch.cat((h, c), 1), [h], [*waiting]
+        for height, level in enumerate(levels[1:], start=1):
+            nodes, lefts, rights = zip(*level, strict=True)
+            row = {node: i for i, node in enumerate(waiting)}
+            kept = [node for node in waiting if parent_height[node] > height]
+            rows = torch.tensor([row[node] for node in (*lefts, *rights, *kept)])
+            counts = [len(nodes), len(nodes), len(kept)]
+            left, right, rest = states.index_select(0, rows).split(counts)
+            h, c = self.compose(*left.chunk(2, 1), *right.chunk(2, 1))
+            states, waiting = torch.cat((torch.cat((h, c), 1), rest)), [*nodes, *kept]
+            hs.append(h)
+            order += nodes
+        return self.mean_loss(torch.cat(hs), batch.labels[order])
+
+
+def schedule(postfix):
+    """The leaves, then for each height (node, left, right); and the height of each one's parent."""
+    levels, heights, parent_height, stack = defaultdict(list), [], defaultdict(int), []
+    for node, word in enumerate(postfix):
+        if word == REDUCE:
+            right, left = stack.pop(), stack.pop()
+            height = 1 + max(heights[left], heights[right])
+            parent_height[left] = parent_height[right] = height
+            levels[height].append((node, left, right))
+        else:
+            height = 0
+            levels[0].append(node)
+        heights.append(height)
+        stack.append(node)
+    return [levels[height] for height in range(len(levels))], parent_height
