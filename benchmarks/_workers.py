@@ -5,6 +5,7 @@ agree, `seconds(n)` with the time of round n, and `libraries()` with what it run
 answers its process sleeps, so that rounds can be interleaved as `_timing` does.
 """
 
+import gc
 import time
 import traceback
 from contextlib import ExitStack, contextmanager, suppress
@@ -50,6 +51,8 @@ def serve(pipe):
         program = getattr(import_module(module), name)(*args, **settings)
     except ImportError as error:
         return pipe.send(str(error))
+    gc.collect()
+    gc.freeze()  # so that the data, the same for all, are not looked through for garbage again
     pipe.send(None)
     with suppress(EOFError):
         while True:

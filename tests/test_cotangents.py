@@ -206,6 +206,12 @@ def test_outputs_gather_by_place_whatever_the_order(order, count):
         assert g is parts.get(i)
 
 
+def test_outputs_that_come_to_one_place_add_up():
+    # A VJP that names a result reads it through an outlet of its own when it is recorded.
+    both = add(Outputs(2, {1: np.ones(2)}), Outputs(2, {1: np.full(2, 2.0), 0: np.zeros(2)}))
+    np.testing.assert_array_equal(np.array(both.dense()), [[0, 0], [3, 3]])
+
+
 # ---- the same through the engine ----------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from .reductions import *
 from .products import *
 from .random import default_rng, manual_seed
 from .functional import *
+from . import fused
 from .tensor import Tensor, tensor
 from .transforms import hvp, jvp, vjp
 from .through_time import detach, truncated_bptt, windows

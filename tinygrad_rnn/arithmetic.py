@@ -135,7 +135,10 @@ def tanh(x):
 @op(x=lambda g, y: g * (y * (1 - y)))
 def sigmoid(x):
     """``1 / (1 + exp(-x))``, written ``(1 + tanh(x / 2)) / 2``, which cannot overflow."""
-    return 0.5 * np.tanh(0.5 * x) + 0.5
+    y = np.tanh(0.5 * x)
+    y *= 0.5
+    y += 0.5
+    return y
 
 
 @op(x=lambda g, x: g * sigmoid(x))

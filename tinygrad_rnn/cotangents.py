@@ -3,9 +3,8 @@
 The cotangent of an embedding table is a handful of rows, that of a weight used at T time steps is a
 sum of T outer products, that of ``x[t]`` is a slice.  Written out at each step they would make
 backpropagation through time quadratic; kept as terms, and added up now and then, they are linear.
-A VJP may return a ``Term``; the sweep adds terms, transposes them, and writes them out before any
-other VJP, hook or ``.grad`` sees them.  The kinds of term stand beside the operations whose VJPs
-make them: ``Placed`` beside ``getitem``, ``OuterProduct`` beside ``matmul``.
+A VJP may return a ``Term``; the sweep adds, transposes and writes out terms before any other VJP or
+hook sees them.  ``Placed`` stands beside ``getitem``, ``OuterProduct`` beside ``matmul``.
 """
 
 from __future__ import annotations
@@ -100,8 +99,9 @@ class Outputs(Term):
         self.shape = self.dtype = None
 
     def include(self, other: Outputs) -> Outputs:
-        """This, with the parts of ``other``: the places differ, each result sends one cotangent."""
-        self.parts |= other.parts
+        """This, with the parts of ``other``; under ``create_graph`` a result may send several."""
+        for i, g in other.parts.items():
+            self.parts[i] = add(self.parts[i], g) if i in self.parts else g
         return self
 
     def dense(self) -> tuple[Any, ...]:

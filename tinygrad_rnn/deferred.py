@@ -48,10 +48,6 @@ class Handle:
         """The result, a Tensor, or an array if the cell was given none.  Runs all that waits."""
         raise NotImplementedError
 
-    def source(self) -> tuple[Rows, int | None, int]:
-        """The rows that hold the result, which part of the state it is (None: all), which row."""
-        raise NotImplementedError
-
     def _refused(self, *_: Any, **__: Any) -> NoReturn:
         raise DeferredError(
             f"{self!r} is a handle, no array: there is no arithmetic on it\n"
@@ -97,21 +93,22 @@ class Call(Handle):
         self.rows: Rows | None = None
         self.code, self.at = frame.f_code, frame.f_lasti  # the line is looked up when needed
 
-    def source(self) -> tuple[Rows, int | None, int]:
-        if self.rows is None and not _here.running:
-            run()
+    def home(self) -> Rows:
+        """The rows that hold the result; all that waits is run if it has not been."""
         if self.rows is None:
-            raise DeferredError(
-                f"{self!r} will not be run\n"
-                "  hint: it waits in another thread, was dropped when a call beside it failed, or\n"
-                "  is asked for inside a cell: there it has to be an argument"
-            )
-        return self.rows, None, self.row
+            if not _here.running:
+                run()
+            if self.rows is None:
+                raise DeferredError(
+                    f"{self!r} will not be run\n"
+                    "  hint: it waits in another thread, was dropped when a call beside it failed,"
+                    " or\n  is asked for inside a cell: there it has to be an argument"
+                )
+        return self.rows
 
     @property
     def value(self) -> Any:
-        rows, _, row = self.source()
-        return rows.take(row)
+        return self.home().take(self.row)
 
     def __getitem__(self, i: int) -> Handle:
         if not isinstance(i, int):
@@ -135,19 +132,20 @@ class Part(Handle):
     def __init__(self, call: Call, i: int) -> None:
         self.call, self.i = call, i
 
-    def source(self) -> tuple[Rows, int | None, int]:
-        rows, _, row = self.call.source()
-        if not rows.many or not -len(rows.arrays) <= self.i < len(rows.arrays):
-            raise DeferredError(
-                f"{self!r}: the cell returned {len(rows.arrays)} array{'s' * rows.many}\n"
-                f"  expected: a tuple with a part {self.i}"
-            )
-        return rows, self.i, row
-
     @property
     def value(self) -> Any:
-        rows, i, row = self.source()
-        return rows.take(row, part=i)
+        rows = self.call.home()
+        self.check(rows)
+        return rows.take(self.call.row, part=self.i)
+
+    def check(self, rows: Rows) -> None:
+        """Raise DeferredError unless the states in ``rows`` have this part."""
+        n = len(rows.arrays)
+        if not rows.many or not -n <= self.i < n:
+            raise DeferredError(
+                f"{self!r}: the cell returned {n} array{'s' * rows.many}\n"
+                f"  expected: a tuple with a part {self.i}"
+            )
 
     __getitem__ = Handle._refused
 
@@ -296,15 +294,19 @@ def _height(args: Any) -> int:
 
 def _likeness(arg: Any) -> Any:
     """What arguments of calls must share to stand in one batch."""
-    if isinstance(arg, Handle):
-        rows, part, _ = arg.source()
-        return part, rows.likeness
+    kind = type(arg)
+    if kind is Call:
+        return arg.home().likeness
+    if kind is Part:
+        return arg.i, arg.call.home().likeness
+    if kind is int or kind is float:
+        return kind
     if isinstance(arg, (list, tuple)):
         return (type(arg), *map(_likeness, arg))
     if _is_array(arg):
         return type(arg), arg.shape, arg.dtype
     if _is_number(arg):
-        return "number", isinstance(arg, (int, np.integer))
+        return int if isinstance(arg, (int, np.integer)) else float
     try:
         hash(arg)
     except TypeError:
@@ -340,10 +342,16 @@ def _batch(column: list[Any]) -> Any:
 
 def _gathered(handles: Sequence[Handle]) -> Any:
     """The states that the handles stand for, side by side."""
-    sources = [handle.source() for handle in handles]
-    homes = {(rows, part) for rows, part, _ in sources}
+    sources = [
+        (one.call.home(), one.i, one.call.row) if type(one) is Part else (one.home(), None, one.row)
+        for one in handles
+    ]
+    homes = {(rows, part): one for one, (rows, part, _) in zip(handles, sources, strict=True)}
+    for (rows, part), one in homes.items():
+        if part is not None:
+            one.check(rows)
     if len(homes) == 1:
-        return _taken(*homes.pop(), [row for _, _, row in sources])
+        return _taken(rows, part, [row for _, _, row in sources])
     places: dict[tuple[Rows, int | None], list[int]] = {}
     for i, (rows, part, _) in enumerate(sources):
         places.setdefault((rows, part), []).append(i)

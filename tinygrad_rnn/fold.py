@@ -58,7 +58,7 @@ def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = Non
         except Exception as error:
             error.add_note(f"in {name}, for {described_group(structure, group)}")
             raise
-    return rows.take(as_index(structure.rows))
+    return rows.empty(as_index(structure.rows))
 
 
 def described_group(structure: Structure, group: Group) -> str:

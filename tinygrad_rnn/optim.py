@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from sys import getrefcount
 from typing import Any, ClassVar
 
 import numpy as np
@@ -56,7 +57,8 @@ class Optimizer:
         for parameter, memory in zip(self.parameters, self.memories, strict=True):
             w, rows = parameter.array, rows_of_grad(parameter)
             if rows and self.moves_rows():
-                w = w.copy()
+                # 3 are the parameter, w and the call; whoever else holds the array shall keep it.
+                w = w.copy() if getrefcount(w) > 3 else w
                 for row in rows:
                     backend_of(w).scatter_add(w, row.index, -self.lr * row.g, row.once)
                 parameter.array = w

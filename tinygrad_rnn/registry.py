@@ -37,7 +37,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import arithmetic, functional, linear, products, reductions
+from . import arithmetic, functional, fused, linear, products, reductions
 from .fold import fold
 from .structure import Structure
 
@@ -46,6 +46,7 @@ ANALYTIC = frozenset(
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
     softplus relu where maximum minimum sum_to broadcast_to cumsum reshape reverse_axes permute
     getitem scatter concatenate stack unstack sum max logsumexp softmax matmul einsum read fill
+    lstm_gates
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
@@ -264,7 +265,10 @@ def _stacked(draw: Draw) -> Case:
 def _split(draw: Draw) -> Case:
     before, after = draw.shape(max_dims=1), draw.shape(max_dims=1)
     x = draw.normal((*before, 6, *after))
-    return [x], {"indices_or_sections": draw.choice([1, 2, 3, [1, 4], [2]]), "axis": len(before)}
+    return [x], {
+        "indices_or_sections": draw.choice([1, 2, 3, [1, 4], [2], [4, 2], [-1]]),
+        "axis": len(before),
+    }
 
 
 def _padded(draw: Draw) -> Case:
@@ -464,6 +468,17 @@ def _np_folded(x: Any, W: Any, children: Any) -> Any:
     return h
 
 
+def _gates(draw: Draw) -> Case:
+    *lead, H = draw.shape(min_dims=1, max_dims=2)
+    return [draw.normal((*lead, 4 * H)), draw.normal((*lead, H))], {}
+
+
+def _np_lstm_gates(a: Any, c: Any) -> Any:
+    i, f, g, o = np.split(a, 4, axis=-1)
+    c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+    return np.tanh(c) / (1 + np.exp(-o)), c
+
+
 def _np_scatter(x: Any, index: Any, shape: Any) -> Any:
     out = np.zeros(shape, x.dtype)
     np.add.at(out, index, x)
@@ -597,6 +612,7 @@ ROWS: list[Row] = [
     Row("binary_cross_entropy", F.binary_cross_entropy, _np_bce, _labelled("positive")),
     Row("binary_cross_entropy_with_logits", F.binary_cross_entropy_with_logits,
         lambda logits, targets: _np_bce(1 / (1 + np.exp(-logits)), targets), _labelled("normal")),
+    Row("lstm_gates", fused.lstm_gates, _np_lstm_gates, _gates),
     Row("fold", _folded, _np_folded, _forest),
 ]  # fmt: skip
 

@@ -29,9 +29,9 @@ def sweep(
 ) -> dict[Node, Any]:
     """The cotangents of the ``wanted`` nodes; if None, of all that keep their gradient.
 
-    ``roots`` are nodes with their cotangents; only ``needed`` nodes are visited, all if None.
-    ``kind`` is the class of Tensors if the VJPs are to be recorded, for derivatives of derivatives;
-    else they get raw arrays.  ``free`` lets go of a node's kept values as soon as they are used.
+    ``roots`` are nodes with their cotangents; only ``needed`` nodes are visited, all if None.  With
+    ``kind``, the class of Tensors, the VJPs are recorded; without it they get raw arrays.  ``free``
+    lets go of a node's kept values as soon as they are used.
     """
     cotangents: dict[Node, Any] = {}
     queue: list[tuple[int, Node]] = []

@@ -28,6 +28,7 @@ import numpy as np
 from ..arithmetic import relu, sigmoid, tanh
 from ..backend import backend_of
 from ..errors import DtypeError, SettingError, ShapeError, described
+from ..fused import lstm_gates
 from ..linear import broadcast_to, split
 from ..random import default_rng
 from .layers import affine, constant, normalised, uniform
@@ -248,10 +249,7 @@ class LSTMCell(Cell):
 
     def step(self, u: Any, state: Any = None, mask: Any = None) -> Any:
         h, c = self.begun(u, state)
-        i, f, g, o = split(u + self.W(h, mask), 4, axis=-1)  # (B, 4H) -> 4 of (B, H)
-        i, f, g, o = sigmoid(i), sigmoid(f), tanh(g), sigmoid(o)
-        c = f * c + i * g
-        return o * tanh(c), c
+        return lstm_gates(u + self.W(h, mask), c)
 
 
 class PeepholeLSTMCell(LSTMCell):
