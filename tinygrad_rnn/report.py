@@ -302,6 +302,7 @@ class TimeReport:
         shares.set_title("what each contributes to dL/dW")
         for axes in (norms, shares):
             axes.set_xlabel(self.kind)
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.set_ylabel("Frobenius norm")
             axes.grid(alpha=0.3)
             axes.legend()
