@@ -10,10 +10,20 @@ from tinygrad_rnn.gradcheck import __main__ as gradcheck
 
 MINUTES = {  # on two cores
     "bptt_by_hand": 0.02,
+    "engine_on_one_page": 0.02,
     "char_lm": 1.3,
     "expression_roles": 1.1,
-    "engine_on_one_page": 0.02,
+    "output_recurrence": 0.3,
+    "teacher_forcing": 0.1,
+    "truncated_bptt": 0.5,
+    "vanishing_gradients": 0.3,
+    "two_sentences": 0.1,
+    "identifier_roles": 0.4,
+    "word_vectors": 0.25,
+    "encoder_decoder": 1.0,
+    "design_patterns": 0.3,
 }
+WITHOUT_FLAGS = ("bptt_by_hand", "engine_on_one_page")  # they take seconds and write nothing
 
 
 def demo(name):
@@ -41,7 +51,7 @@ def run_all(argv):
     p.parse_args(argv)
     jobs = {"gradcheck": lambda: gradcheck.main([])}
     for name in MINUTES:
-        own_flags = argv if name in ("char_lm", "expression_roles") else []
+        own_flags = [] if name in WITHOUT_FLAGS else argv
         jobs[name] = lambda name=name, flags=own_flags: demo(name).main(flags)
     results = []
     for name, job in jobs.items():

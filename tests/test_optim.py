@@ -18,15 +18,17 @@ suffixes = st.sampled_from([".npz", ".safetensors"])
 @st.composite
 def optimisers(draw):
     """A maker of an optimiser, with the settings that it was drawn with."""
-    if draw(st.booleans()):
+    kind = draw(st.sampled_from(list(WRITTEN_OUT)))
+    if kind is optim.SGD:
         momentum = draw(betas)
         nesterov = draw(st.booleans()) and momentum > 0
         chosen = {"lr": draw(rates), "momentum": momentum, "nesterov": nesterov}
-        kind = optim.SGD
     else:
-        chosen = {"lr": draw(rates), "betas": (draw(betas), draw(betas))}
-        chosen["eps"] = draw(st.sampled_from([1e-8, 0.1]))
-        kind = optim.Adam
+        chosen = {"lr": draw(rates), "eps": draw(st.sampled_from([1e-8, 0.1]))}
+        if kind is optim.RMSprop:
+            chosen["alpha"] = draw(betas)
+        elif kind is not optim.Adagrad:
+            chosen["betas"] = (draw(betas), draw(betas))
     return kind, chosen | {"weight_decay": draw(rates)}
 
 
@@ -72,7 +74,43 @@ def adam_written_out(w, gs, lr, betas, eps, weight_decay):
     return w
 
 
-WRITTEN_OUT = {optim.SGD: sgd_written_out, optim.Adam: adam_written_out}
+def adamw_written_out(w, gs, lr, weight_decay, **settings):
+    """Steps of Adam from a parameter that is shrunk before each, one after the other."""
+    for t in range(1, len(gs) + 1):
+        shrunk = w * (1 - lr * weight_decay)
+        step = adam_written_out(0 * w, gs[:t], lr, weight_decay=0.0, **settings)
+        before = adam_written_out(0 * w, gs[: t - 1], lr, weight_decay=0.0, **settings)
+        w = shrunk + step - before
+    return w
+
+
+def adagrad_written_out(w, gs, lr, eps, weight_decay):
+    """Each gradient divided by the length of all gradients of that entry so far."""
+    seen = []
+    for g in gs:
+        seen.append(g + weight_decay * w)
+        w = w - lr * seen[-1] / (np.linalg.norm(seen, axis=0) + eps)
+    return w
+
+
+def rmsprop_written_out(w, gs, lr, alpha, eps, weight_decay):
+    """Each gradient divided by the root of a weighted mean of squares, zeros before the first."""
+    seen = []
+    for g in gs:
+        seen.append(g + weight_decay * w)
+        t = len(seen)
+        v = sum((1 - alpha) * alpha ** (t - i) * d**2 for i, d in enumerate(seen, 1))
+        w = w - lr * seen[-1] / (np.sqrt(v) + eps)
+    return w
+
+
+WRITTEN_OUT = {
+    optim.SGD: sgd_written_out,
+    optim.Adam: adam_written_out,
+    optim.AdamW: adamw_written_out,
+    optim.Adagrad: adagrad_written_out,
+    optim.RMSprop: rmsprop_written_out,
+}
 
 
 @given(seeds, shapes, st.integers(1, 6), optimisers())

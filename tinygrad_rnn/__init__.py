@@ -29,7 +29,10 @@ from .saving import load, save
 from . import nn
 from . import division
 from .report import time_report
+from . import circuit
+from .draw import draw
 from . import optim
+from . import schedules
 from . import decode
 from . import registry
 from .gradcheck import gradcheck, gradgradcheck

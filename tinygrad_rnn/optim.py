@@ -15,11 +15,25 @@ import numpy as np
 
 from .backend import backend_of
 from .backward import rows_of_grad
-from .errors import DtypeError, NonFiniteError, NotTrackedError, SettingError, described
+from .errors import (
+    DtypeError,
+    NonFiniteError,
+    NotTrackedError,
+    SettingError,
+    described,
+)
 from .saving import fitted, host_array
 from .tensor import Tensor
 
-__all__ = ["SGD", "Adam", "Optimizer", "clip_grad_norm_"]
+__all__ = [
+    "SGD",
+    "Adagrad",
+    "Adam",
+    "AdamW",
+    "Optimizer",
+    "RMSprop",
+    "clip_grad_norm_",
+]
 
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Memory = dict[str, Any]
@@ -149,6 +163,71 @@ class SGD(Optimizer):
         return w - self.lr * g
 
 
+class Adagrad(Optimizer):
+    """Steps that shrink with all that an entry's gradients have been (Duchi et al. 2011).
+
+        g <- g + weight_decay * w
+        s <- s + g * g
+        w <- w - lr * g / (sqrt(s) + eps)
+
+    s begins at 0.  An entry without gradient, such as a word that did not occur, stays where it is.
+    SettingError for settings out of range.
+    """
+
+    settings: ClassVar = dict.fromkeys(("lr", "eps", "weight_decay"), float)
+
+    def __init__(
+        self, params: Parameters, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0
+    ) -> None:
+        super().__init__(params)
+        self.lr, self.eps = _in_range("lr", lr), _in_range("eps", eps)
+        self.weight_decay = _in_range("weight_decay", weight_decay)
+
+    def remembered(self, w: Any) -> Memory:
+        return {"s": w}
+
+    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+        if self.weight_decay:
+            g = g + self.weight_decay * w
+        s = memory["s"] = memory.get("s", 0.0) + g * g
+        return w - self.lr * g / (np.sqrt(s) + self.eps)
+
+
+class RMSprop(Optimizer):
+    """Steps divided by the recent size of each entry's gradient (Tieleman and Hinton 2012).
+
+        g <- g + weight_decay * w
+        v <- alpha * v + (1 - alpha) * g * g
+        w <- w - lr * g / (sqrt(v) + eps)
+
+    v begins at 0, and nothing makes up for that.  SettingError for settings out of range.
+    """
+
+    settings: ClassVar = dict.fromkeys(("lr", "alpha", "eps", "weight_decay"), float)
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(params)
+        self.lr, self.eps = _in_range("lr", lr), _in_range("eps", eps)
+        self.alpha = _in_range("alpha", alpha, below=1.0)
+        self.weight_decay = _in_range("weight_decay", weight_decay)
+
+    def remembered(self, w: Any) -> Memory:
+        return {"v": w}
+
+    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+        if self.weight_decay:
+            g = g + self.weight_decay * w
+        v = memory["v"] = self.alpha * memory.get("v", 0.0) + (1 - self.alpha) * (g * g)
+        return w - self.lr * g / (np.sqrt(v) + self.eps)
+
+
 class Adam(Optimizer):
     """Steps of about ``lr`` for every entry, whatever its gradient's scale (Kingma and Ba 2015).
 
@@ -182,14 +261,40 @@ class Adam(Optimizer):
         return {"t": np.array(0), "m": w, "v": w}
 
     def moved(self, w: Any, g: Any, memory: Memory) -> Any:
-        b1, b2 = self.b1, self.b2
         if self.weight_decay:
             g = g + self.weight_decay * w
+        return self.adapted(w, g, memory)
+
+    def adapted(self, w: Any, g: Any, memory: Memory) -> Any:
+        """``w`` moved by ``m`` and ``v`` alone."""
+        b1, b2 = self.b1, self.b2
         t = memory["t"] = int(memory.get("t", 0)) + 1
         m = memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
         v = memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * (g * g)
         scale = (1 - b2**t) ** 0.5
         return w - self.lr / (1 - b1**t) * (m / (np.sqrt(v) / scale + self.eps))
+
+
+class AdamW(Adam):
+    """Adam whose weight decay acts on the parameter itself (Loshchilov and Hutter 2019).
+
+        w <- w - lr * weight_decay * w      and then a step of Adam without weight decay
+
+    All else is as in ``Adam``, but for a ``weight_decay`` of 0.01.
+    """
+
+    def __init__(
+        self,
+        params: Parameters,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        super().__init__(params, lr, betas, eps, weight_decay)
+
+    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+        return self.adapted(w - self.lr * self.weight_decay * w, g, memory)
 
 
 def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:

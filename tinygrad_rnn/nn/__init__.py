@@ -1,6 +1,8 @@
 """Layers, cells, and ``Module``, which finds the parameters in them."""
 
+from .attention import AdditiveAttention, DotAttention, MultiplicativeAttention
 from .cells import GRUCell, LayerNormLSTMCell, LSTMCell, PeepholeLSTMCell, RNNCell
+from .crf import CRF
 from .jordan import ElmanJordanCell, JordanCell
 from .layers import Conv1d, Dropout, Embedding, LayerNorm, Linear
 from .module import Module
@@ -8,8 +10,11 @@ from .recurrent import GRU, LSTM, RNN, Recurrent
 from .trees import ChildSumTreeLSTMCell, RecursiveCell, RNTNCell, TreeLSTMCell
 
 __all__ = [
+    "AdditiveAttention",
+    "CRF",
     "ChildSumTreeLSTMCell",
     "Conv1d",
+    "DotAttention",
     "Dropout",
     "ElmanJordanCell",
     "Embedding",
@@ -22,6 +27,7 @@ __all__ = [
     "LayerNormLSTMCell",
     "Linear",
     "Module",
+    "MultiplicativeAttention",
     "PeepholeLSTMCell",
     "RNN",
     "RNNCell",

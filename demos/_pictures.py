@@ -1,0 +1,28 @@
+"""Pictures of tables: rows and columns with names, the darker the more."""
+
+import csv
+
+
+def heat_map(run, name, table, rows, columns, axes_labels, label):
+    """Write `table`, numbers from 0 to 1, to NAME.csv and draw it in NAME.png.
+
+    `axes_labels` say what the columns and the rows are, `label` what the numbers are.
+    """
+    with run.path(name + ".csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(["", *columns])
+        csv.writer(file).writerows([row, *line] for row, line in zip(rows, table, strict=True))
+    if not run.plot:
+        return
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        run.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
+        return
+    figure = Figure(figsize=(2 + 0.4 * len(columns), 1 + 0.3 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(table, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
+    figure.colorbar(image, label=label)
+    figure.savefig(run.path(name + ".png"), dpi=120)
