@@ -287,7 +287,7 @@ def main(argv=None):
     )
     p.add_argument("--score", choices=SCORES, default="multiplicative", help="of attention")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of both LSTMs")
-    p.add_argument("--epochs", type=kit.positive(int), default=4, help="times a model reads all")
+    p.add_argument("--epochs", type=kit.positive(int), default=5, help="times a model reads all")
     p.add_argument("--batch-size", type=kit.positive(int), default=32, help="expressions at once")
     p.add_argument("--lr", type=kit.positive(float), default=1e-2, help="Adam's rate at the start")
     p.add_argument("--beam", type=kit.positive(int), default=3, help="width of the search")
