@@ -28,15 +28,20 @@ class Diverged(Exception):
 
 
 def main(demo, args):
-    """The exit code of `demo(args, run)`; an expected error becomes one line on stderr."""
+    """The exit code of `demo(args, run)`; an expected error becomes one line on stderr.
+
+    A demo may return what its slide claims, `{claim: seen}`; it fails if one was not seen.
+    """
     try:
         with Run(args) as run:
-            demo(args, run)
+            claims = demo(args, run) or {}
     except (DataError, Diverged, tg.NonFiniteError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     run.say(f"files in {args.out}: {', '.join(run.files)}")
-    return 0
+    for claim, seen in claims.items():
+        print(f"{'seen' if seen else 'NOT SEEN'}: {claim}")
+    return int(not all(claims.values()))
 
 
 # ---- flags ----

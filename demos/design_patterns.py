@@ -25,7 +25,6 @@ import itertools
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims as claims
 from demos import _kit as kit
 from tinygrad_rnn import nn
 
@@ -270,7 +269,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     if args.quick:
         args.steps, args.examples = 30, 100
-    return claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,6 @@ from pathlib import Path
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims as claims
 from demos import _kit as kit
 from demos._parses import nearest, read_pairs
 from demos._pictures import heat_map
@@ -294,7 +293,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     if args.quick:
         args.longest, args.epochs, args.hidden_size, args.test = 7, 1, 16, 50
-    return claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims
 from demos import _kit as kit
 from demos._tagging import STDLIB, read_lines
 
@@ -286,7 +285,7 @@ def main(argv=None):
         p.error("--hidden-size must be even: half of it for each direction")
     if args.quick:
         args.lines, args.hidden_size, args.epochs = 2000, 32, 2
-    return _claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ up, and whose `floor` is 0.  How many classes does it take?
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims
 from demos import _kit as kit
 
 ASK_SHARE, STORE_SHARE = 0.25, 0.25  # of the steps; in the others the input holds
@@ -243,7 +242,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     if args.quick:
         args.values, args.length, args.steps = 2, 10, 350
-    return _claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

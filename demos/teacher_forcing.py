@@ -31,7 +31,6 @@ import time
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims
 from demos import _kit as kit
 
 STAY, RIGHT = 0.95, 0.6  # s and r
@@ -242,7 +241,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     if args.quick:
         args.steps, args.length, args.test_length = 150, 50, 100
-    return _claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ import tracemalloc
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims as claims
 from demos import _kit as kit
 
 NOTHING = -1  # the target of the first d steps: what came d steps before is not there
@@ -210,7 +209,7 @@ def main(argv=None):
         args.steps, args.batch_size, args.T = 2, 4, 2 * args.delay + 1
     if 2 * args.delay >= args.T:
         p.error("argument --T: sequences must be longer than two delays")
-    return claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

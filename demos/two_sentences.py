@@ -28,7 +28,6 @@ import math
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims
 from demos import _kit as kit
 
 VERB_SENTENCE = "the/DET comedian/NOUN was/VERB entertaining/VERB the/DET audience/NOUN"
@@ -115,27 +114,25 @@ class Conditioned(Searched):
 
 
 class RandomField(Searched):
-    """score(y) = sum_t o^t[y^t] + A[y^{t-1}, y^t], with o from left to right."""
+    """A conditional random field whose scores o^t are read from left to right."""
 
     def __init__(self, hidden_size):
         self.net = Tagger(hidden_size)
-        self.A = tg.tensor(np.zeros((K + 1, K), np.float32), requires_grad=True)
+        self.field = tg.nn.CRF(K)
 
     def cost(self, x, y):
-        """log sum_y' exp(score(y')) - score(y) of every sentence, (1, B)."""
-        o = self.net.logits(x)
-        score = ((o + self.A[tags_before(y)]) * TAG_VECTORS[y]).sum((0, -1))
-        total = o[0] + self.A[NO_TAG]  # (B, K): log of the sum over all ways to come to each tag
-        for t in range(1, T):
-            total = tg.logsumexp(total.reshape((-1, K, 1)) + self.A[:K], axis=1) + o[t]
-        return (tg.logsumexp(total, axis=1) - score).reshape((1, -1))
+        """-log p of the whole tag sequence of every sentence, (1, B)."""
+        o, B = self.net.logits(x).swapaxes(0, 1), y.shape[1]  # sentence after sentence
+        log_p = self.field(o.reshape((B * T, K)), y.T.reshape(-1), [T] * B)
+        return -log_p.reshape((1, B))
 
     def begin(self, x):
         return self.net.logits(x).swapaxes(0, 1), 0
 
     def step(self, before, state):
         o, t = state
-        return o[:, t] + self.A[before], (o, t + 1)
+        scores = o[:, t] + (self.field.transitions[before] if t else self.field.start)
+        return scores + self.field.end if t == T - 1 else scores, (o, t + 1)
 
 
 def tags_before(y):
@@ -272,7 +269,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     if args.quick:
         args.steps = 200
-    return _claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

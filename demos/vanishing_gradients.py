@@ -21,7 +21,6 @@ keeps so large a share of c over so many steps.  --forget-bias tries it: 3.76 ke
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims as claims
 from demos import _kit as kit
 
 GAINS = {"below 1": 0.8, "at 1": 1.0, "above 1": 1.5}
@@ -245,7 +244,7 @@ def main(argv=None):
         args.T, args.steps = 12, 10
     if args.T < 3:
         p.error("argument --T: at least 3 steps are needed to see a rate")
-    return claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

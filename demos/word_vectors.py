@@ -29,7 +29,6 @@ from pathlib import Path
 import numpy as np
 
 import tinygrad_rnn as tg
-from demos import _claims as claims
 from demos import _kit as kit
 from demos import _planes as planes
 from demos.char_lm import default_text
@@ -298,7 +297,7 @@ def main(argv=None):
     args = p.parse_args(argv)
     if args.quick:
         args.epochs, args.fewest, args.dim = 2, 16, 32
-    return claims.main(demo, args)
+    return kit.main(demo, args)
 
 
 if __name__ == "__main__":

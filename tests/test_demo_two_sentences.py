@@ -61,7 +61,8 @@ def all_tags():
 def test_the_random_field_is_normalised_over_whole_sentences():
     """exp(-cost) of all tag sequences of a sentence sum to 1, and cost differences are scores'."""
     model = demo.RandomField(4)
-    model.A.array[...] = tg.default_rng().standard_normal(model.A.shape)
+    for p in model.field.parameters():
+        p.array[...] = tg.default_rng().standard_normal(p.shape)
     y = all_tags()
     x = np.repeat(demo.encoded(demo.SLIDE)[0][:, :1], y.shape[1], axis=1)
     cost = model.cost(x, y).numpy()[0].astype(np.float64)

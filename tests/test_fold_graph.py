@@ -228,6 +228,10 @@ REFUSED = {
         lambda: tg.fold({0: plain, 2: plain}, chain, x), DtypeError,
         "no cell for nodes of kind 1\n  expected: one of 0, 2\n  hint: the kind of a node is its",
     ),
+    "inputs of a misspelt kind": (
+        lambda: tg.fold(plain, chain, {"0": x}), DtypeError,
+        "inputs has rows for nodes of kind '0', of which there is none\n  expected: one of 0, 1",
+    ),
     "too few inputs": (
         lambda: tg.fold(plain, chain, x[:2]), ShapeError,
         r"fold\(plain\): inputs is float64 \(2, 2\)\n  expected: \(3, \.\.\.\)",

@@ -46,6 +46,8 @@ def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = Non
     n = len(structure)
     if not n:
         raise ShapeError(f"{name}: the structure has no nodes\n  expected: at least one")
+    if isinstance(inputs, Mapping):
+        _expect_kinds(name, structure, inputs)
     rows, once = Rows(n), not structure.shares
     for group in structure.schedule:
         run = _of_kind(name, cell, group.kind)
@@ -89,6 +91,17 @@ def _inputs_of(name: str, structure: Structure, inputs: Any, group: Group) -> An
         inputs = inputs.get(group.kind)
         nodes, n = as_index(structure.places[nodes]), structure.population[group.kind]
     return _each(inputs, lambda array: _picked(name, "inputs", array, nodes, n))
+
+
+def _expect_kinds(name: str, structure: Structure, inputs: Mapping[Any, Any]) -> None:
+    """Raise unless there are nodes of every kind that has rows: else a misspelt one goes unseen."""
+    for kind, given in inputs.items():
+        arrays = given if isinstance(given, tuple) else (given,)
+        if kind not in structure.population and any(len(x) for x in arrays if x is not None):
+            raise DtypeError(
+                f"{name}: inputs has rows for nodes of kind {kind!r}, of which there is none\n"
+                f"  expected: one of {', '.join(map(repr, structure.population))}"
+            )
 
 
 def _initial_of(name: str, structure: Structure, initial: Any, group: Group) -> Any:

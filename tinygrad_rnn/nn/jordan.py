@@ -32,10 +32,12 @@ class JordanCell(Cell):
     ``weight_ho`` (O, H) V, ``bias_ih`` (H,) b, ``bias_ho`` (O,) b_o.
 
     Why is it less powerful than a net with W h?  All that a step learns of the past has passed
-    through y, a few numbers that were trained to be the answer of the step before.  What is not
-    part of an answer but will matter later cannot be kept; h could have kept it.  In exchange there
-    is *teacher forcing*: in training, where the right outputs are known, they take the place of y,
-    nothing is carried, and all steps are one call:
+    through y, a few numbers that were trained to be the answer of the step before.  Where answers
+    or targets are fed back, what is not part of them but will matter later is lost; h could have
+    kept it.  (Real-valued outputs that are trained through time may hide a little beside the
+    answer: ``demos/output_recurrence.py`` measures both.)  In exchange there is *teacher forcing*:
+    in training, where the right outputs are known, they take the place of y, nothing is carried,
+    and all steps are one call:
 
         h = cell.hidden(cell.U(x), targets_before)     # the rows of all steps at once
         loss = tg.cross_entropy(cell.V(h), targets)
@@ -43,7 +45,7 @@ class JordanCell(Cell):
 
     The risk: in use it meets its own mistakes, of which it saw none in training.
 
-    Raises ShapeError for an ``x`` or ``y`` that does not fit, ValueError for another output.
+    Raises ShapeError for an ``x`` or ``y`` that does not fit, SettingError for another output.
     """
 
     states: ClassVar = {"y": "output_size"}
