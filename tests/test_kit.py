@@ -1,6 +1,7 @@
 """The demos' plumbing: words and ids, padding, batches, and a training run that can be stopped."""
 
 import argparse
+import itertools
 import json
 
 import numpy as np
@@ -54,7 +55,7 @@ def test_batches_are_an_epoch_of_neighbours_in_length(lengths, size, seed):
     assert sorted(np.concatenate(parts)) == list(range(len(lengths)))
     assert max(map(len, parts)) <= size
     parts = sorted(parts, key=lambda part: lengths[part].mean())
-    for shorter, longer in zip(parts, parts[1:], strict=False):
+    for shorter, longer in itertools.pairwise(parts):
         assert lengths[shorter].max() <= lengths[longer].min() + 2  # the noise of the order
 
 
@@ -148,7 +149,7 @@ def test_the_model_ends_with_the_weights_of_the_best_epoch(tmp_path):
 def test_other_settings_are_refused_with_those_of_the_run(tmp_path):
     with pytest.raises(Stopped):
         train(settings(tmp_path), 5, scored=False)
-    with pytest.raises(kit.DataError, match="--lr 0.05"):
+    with pytest.raises(kit.DataError, match=r"--lr 0\.05"):
         train(settings(tmp_path, "--resume", "--lr", "0.1"))
 
 
