@@ -33,7 +33,6 @@ padding where it was.  Let `encode` read it.  Does C gain here, and does attenti
 """
 
 import hashlib
-import math
 import platform
 import time
 from pathlib import Path
@@ -100,43 +99,20 @@ class Translator(tg.nn.Module):
 # ---- training ----
 
 
-def padded(rows):
-    """The rows of ids as one array (B, longest), and their lengths."""
-    lengths = np.array([len(row) for row in rows])
-    out = np.full((len(rows), lengths.max()), PADDING)
-    out[np.arange(out.shape[1]) < lengths[:, None]] = np.concatenate(rows)
-    return out, lengths
-
-
-def batches(pairs, size, epochs, rng):
-    """Batches of pairs of like length in random order, all pairs once in every epoch."""
-    lengths = np.array([len(target) for _, target in pairs])
-    for _ in range(epochs):
-        order = np.argsort(lengths + 2 * rng.random(len(pairs)))
-        parts = np.array_split(order, math.ceil(len(pairs) / size))
-        for i in rng.permutation(len(parts)):
-            yield [pairs[j] for j in parts[i]]
-
-
-def fit(model, pairs, args, progress):
+def fit(model, pairs, args, run, label):
     """Train `model` by teacher forcing; the loss of each step."""
-    parameters, losses = model.parameters(), []
-    optimizer = tg.optim.Adam(parameters, lr=args.lr)
-    steps = args.epochs * math.ceil(len(pairs) / args.batch_size)
-    for batch in batches(pairs, args.batch_size, args.epochs, np.random.default_rng(args.seed)):
-        x, lengths = padded([source for source, _ in batch])
-        y, steps_out = padded([[END, *target, END] for _, target in batch])
-        logits, _, _ = model.decode(y[:, :-1], *model.encode(x, lengths), None, steps_out - 1)
-        loss = tg.cross_entropy(logits, y[:, 1:], ignore_index=PADDING)
-        kit.check_finite(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        tg.optim.clip_grad_norm_(parameters, 1.0)
-        optimizer.lr = args.lr * (1 - len(losses) / steps)
-        optimizer.step()
-        losses.append(loss.item())
-        progress.reached(len(losses) / steps, f"loss {np.mean(losses[-50:]):.3f}")
-    return losses
+    lengths = np.array([len(target) for _, target in pairs])
+
+    def loss_of(batch):
+        x, steps_in = kit.padded([pairs[i][0] for i in batch], PADDING)
+        y, steps_out = kit.padded([[END, *pairs[i][1], END] for i in batch], PADDING)
+        logits, _, _ = model.decode(y[:, :-1], *model.encode(x, steps_in), None, steps_out - 1)
+        return tg.cross_entropy(logits, y[:, 1:], ignore_index=PADDING)
+
+    def epoch(rng):
+        return kit.batches(lengths, args.batch_size, rng)
+
+    return kit.fit(model, loss_of, epoch, args, run, label, clip=1.0)
 
 
 # ---- testing ----
@@ -145,7 +121,7 @@ def fit(model, pairs, args, progress):
 @tg.no_grad()
 def translations(model, sources, beam, steps):
     """The best hypothesis of a beam search for each source, as a list of ids."""
-    x, lengths = padded(sources)
+    x, lengths = kit.padded(sources)
     C, memory = model.encode(x, lengths)
     h = np.zeros((len(x), model.decoder.hidden_size), np.float32)
     start = np.full(len(x), END)
@@ -187,7 +163,7 @@ def by_length(score, written, pairs, bands):
 @tg.no_grad()
 def weights_of(model, source, target):
     """The weights of attention (T, S) when `model` is fed this target."""
-    x, lengths = padded([source])
+    x, lengths = kit.padded([source])
     _, weights, _ = model.decode(np.array([[END, *target]]), *model.encode(x, lengths))
     return weights.numpy()[0]
 
@@ -200,17 +176,14 @@ def read(args, run):
     test = [test[i] for i in np.random.default_rng(0).permutation(len(test))[: args.test]]
     run.say(f"{len(train):,} expressions of {source} to train on, sha256 with the rest {digest}")
     run.say(f"{len(test):,} of other files, with sources that are in none of these, to test on")
-    words = [
-        ["padding", "end", *sorted({word for pair in train for word in pair[side]})]
-        for side in (0, 1)
-    ]
-    ids = [{word: i for i, word in enumerate(part)} for part in words]
+    sides = [kit.vocabulary([pair[k] for pair in train], ("padding", "end")) for k in (0, 1)]
 
     def encoded(pairs):
-        return [tuple([[ids[k][w] for w in pair[k]] for k in (0, 1)]) for pair in pairs]
+        """Pairs of lists of ids."""
+        return [tuple(side.encode(p[k]).tolist() for k, side in enumerate(sides)) for p in pairs]
 
-    guessed = encoded(nearest(train, [pair.source for pair in test]))
-    return encoded(train), encoded(test), [target for _, target in guessed], words
+    guessed = [target for _, target in encoded(nearest(train, [pair.source for pair in test]))]
+    return encoded(train), encoded(test), guessed, [side.words for side in sides]
 
 
 def demo(args, run):
@@ -224,8 +197,7 @@ def demo(args, run):
         H = args.hidden_size
         model = Translator(*sizes, H, size, SCORES[args.score](H, H) if attends else None)
         began = time.monotonic()
-        with kit.Progress(run, name) as progress:
-            losses = fit(model, train, args, progress)
+        losses = fit(model, train, args, run, name)
         seconds = time.monotonic() - began
         longest = max(len(target) for _, target in train) + 1
         scores[name] = translations(model, [source for source, _ in test], args.beam, longest)
@@ -286,9 +258,7 @@ def main(argv=None):
     )
     p.add_argument("--score", choices=SCORES, default="multiplicative", help="of attention")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of both LSTMs")
-    p.add_argument("--epochs", type=kit.positive(int), default=5, help="times a model reads all")
-    p.add_argument("--batch-size", type=kit.positive(int), default=32, help="expressions at once")
-    p.add_argument("--lr", type=kit.positive(float), default=1e-2, help="Adam's rate at the start")
+    kit.training_flags(p, epochs=5, batch_size=32, lr=1e-2)
     p.add_argument("--beam", type=kit.positive(int), default=3, help="width of the search")
     args = p.parse_args(argv)
     if args.quick:

@@ -32,7 +32,7 @@ TEST_LINES = 3000
 PREFIX_LINES = 400  # of those, to let arrive word by word
 AHEAD = 6  # words beyond the newest, at most
 POSITIONS = 12  # for the curve
-UNKNOWN, NO_TAG = 0, -1
+NO_TAG = -1
 WAYS = {  # direction of reading, layers
     "forward": ("forward", 1),
     "backward": ("backward", 1),
@@ -78,34 +78,18 @@ def reversed_lines(lines):
 # ---- training and testing ----
 
 
-def batches(lengths, size, rng):
-    """Arrays of indices of lines of about the same length, in random order: an epoch."""
-    by_length = np.argsort(lengths + rng.uniform(0, 2, len(lengths)))
-    cut = np.array_split(by_length, -(-len(lengths) // size))
-    return [cut[i] for i in rng.permutation(len(cut))]
-
-
-def fit(model, x, y, args, progress):
-    """Train `model`; the loss of each step."""
-    parameters = model.parameters()
-    optimizer, rng = tg.optim.Adam(parameters, lr=args.lr), np.random.default_rng(args.seed)
+def fit(model, x, y, args, run, label):
+    """Train `model` to tell the tags `y` of the lines `x`; the loss of each step."""
     lengths = np.array([len(line) for line in x])
-    steps = [batch for _ in range(args.epochs) for batch in batches(lengths, args.batch_size, rng)]
-    losses = []
-    for batch in steps:
+
+    def loss_of(batch):
         targets = np.concatenate([y[i] for i in batch])
-        if (targets == NO_TAG).all():
-            continue
-        loss = tg.cross_entropy(model([x[i] for i in batch]), targets, ignore_index=NO_TAG)
-        kit.check_finite(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        tg.optim.clip_grad_norm_(parameters, 5.0)
-        optimizer.lr = args.lr * (1 - len(losses) / len(steps))
-        optimizer.step()
-        losses.append(loss.item())
-        progress.reached(len(losses) / len(steps), f"loss {np.mean(losses[-100:]):.3f}")
-    return losses
+        return tg.cross_entropy(model([x[i] for i in batch]), targets, ignore_index=NO_TAG)
+
+    def epoch(rng):
+        return kit.batches(lengths, args.batch_size, rng)
+
+    return kit.fit(model, loss_of, epoch, args, run, label)
 
 
 @tg.no_grad()
@@ -196,9 +180,9 @@ def sample(lines, size, rng):
     return [lines[i] for i in rng.permutation(len(lines))[:size]]
 
 
-def encoded(lines, ids, tags):
+def encoded(lines, vocabulary, tags):
     """The words and the tags of every line as numbers."""
-    x = [np.array([ids.get(word, UNKNOWN) for word in line.words]) for line in lines]
+    x = [vocabulary.encode(line.words) for line in lines]
     number = {None: NO_TAG} | {tag: i for i, tag in enumerate(tags)}
     return x, [np.array([number.get(tag, len(tags)) for tag in line.tags]) for line in lines]
 
@@ -208,18 +192,17 @@ def read_and_split(args, run):
     lines = read_lines(args.data, STDLIB[:3] if args.quick else STDLIB)
     rng = np.random.default_rng(args.seed)
     train, test = split(lines)
+    train = [line for line in train if any(line.tags)]
     train, test = sample(train, args.lines, rng), sample(test, TEST_LINES, rng)
     tags = sorted({tag for line in train for tag in line.tags} - {None})
     if len(tags) < 2 or not any(any(line.tags) for line in test):
         raise kit.DataError("nothing to learn: fewer than two tags, or too few lines")
-    count = collections.Counter(word for line in train for word in line.words)
-    known = [word for word, n in count.most_common(args.vocabulary) if n > 1]
-    ids = {word: i for i, word in enumerate(known, 1)}
+    words = kit.vocabulary([line.words for line in train], (kit.UNKNOWN,), 2, args.vocabulary)
     source = args.data or f"the standard library of Python {platform.python_version()}"
     digest = hashlib.sha256(repr(lines).encode()).hexdigest()[:16]
     run.say(f"{len(lines):,} lines of {source}, sha256 {digest}; tags: {', '.join(tags)}")
     run.say(f"{len(train):,} of them to train on, {len(test):,} from elsewhere to test on")
-    return encoded(train, ids, tags), encoded(test, ids, tags), 1 + len(ids), len(tags)
+    return encoded(train, words, tags), encoded(test, words, tags), len(words), len(tags)
 
 
 def demo(args, run):
@@ -233,8 +216,7 @@ def demo(args, run):
     for name, (way, layers) in WAYS.items():
         model = models[name] = Reader(words, tags, args.hidden_size, way, layers, args.dropout)
         run.say(f"{name}: {sum(p.size for p in model.parameters()):,} parameters")
-        with kit.Progress(run, name) as progress:
-            losses = fit(model, *train, args, progress)
+        losses = fit(model, *train, args, run, name)
         said = tags_of(model, x)
         shares[name] = accuracy(said, right)
         tagged = [(position == p) & (right != NO_TAG) for p in curve["position in the line"]]
@@ -274,11 +256,9 @@ def main(argv=None):
     p = kit.parser("identifier_roles", __doc__)
     p.add_argument("--data", type=Path, help="your lines: .py or CoNLL-U, a file or a folder")
     p.add_argument("--lines", type=kit.positive(int), default=15_000, help="how many to train on")
+    kit.training_flags(p, epochs=2, batch_size=64, lr=1e-2)
     p.add_argument("--vocabulary", type=kit.positive(int), default=2000, help="words told apart")
-    p.add_argument("--epochs", type=kit.positive(int), default=2, help="times they are read")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h, even")
-    p.add_argument("--batch-size", type=kit.positive(int), default=64, help="lines of a step")
-    p.add_argument("--lr", type=kit.positive(float), default=1e-2, help="Adam's rate at the start")
     p.add_argument("--dropout", type=kit.fraction, default=0.1, help="share of x and h dropped")
     args = p.parse_args(argv)
     if args.hidden_size % 2:

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
+from demos import _kit as kit
 from demos import _parses
 from demos import encoder_decoder as demo
 
@@ -107,8 +108,8 @@ def test_teacher_forcing_is_the_step_function_fed_the_targets_of_each_pair_alone
     n = len(sources)
     targets = data.draw(st.lists(st.lists(st.integers(2, 5), max_size=5), min_size=n, max_size=n))
     model = translator(score)
-    x, lengths = demo.padded(sources)
-    y, steps = demo.padded([[demo.END, *target] for target in targets])
+    x, lengths = kit.padded(sources)
+    y, steps = kit.padded([[demo.END, *target] for target in targets])
     together, _, _ = model.decode(y, *model.encode(x, lengths), None, steps)
     for b, (source, target) in enumerate(zip(sources, targets, strict=True)):
         h = np.zeros((1, 5), np.float32)
@@ -119,7 +120,7 @@ def test_teacher_forcing_is_the_step_function_fed_the_targets_of_each_pair_alone
             np.testing.assert_allclose(log_probs.numpy()[0], expected, atol=1e-5)
 
 
-def learned(score, context_size, steps=200):
+def learned(score, context_size, folder, steps=200):
     """Whether a model of this kind learns to turn short sequences round, by the demo's trainer."""
     rng = np.random.default_rng(0)
     pairs = [
@@ -128,27 +129,22 @@ def learned(score, context_size, steps=200):
     tg.manual_seed(0)
     attend = demo.SCORES[score](24, 24) if score else None
     model = demo.Translator(6, 6, 24, context_size, attend)
-    args = type("Args", (), {"lr": 2e-2, "epochs": steps, "batch_size": 64, "seed": 0})
-    progress = type("Progress", (), {"reached": lambda *_: None})()
-    losses = demo.fit(model, pairs, args, progress)
+    p = kit.parser("encoder_decoder", "")
+    kit.training_flags(p, epochs=steps, batch_size=64, lr=2e-2)
+    args = p.parse_args(["--quiet", "--out", str(folder)])
+    with kit.Run(args) as run:
+        losses = demo.fit(model, pairs, args, run, "training")
     written = demo.translations(model, [source for source, _ in pairs], beam=2, steps=5)
     shares = demo.by_length(demo.exact, written, pairs, [(1, 3)])
     return losses[-1] < losses[0] / 10 and shares[-1] > 0.9
 
 
 @pytest.mark.parametrize(("score", "size"), [(None, 16), ("dot", 1), ("additive", 1)])
-def test_it_learns(score, size):
-    assert learned(score, size)
+def test_it_learns(score, size, tmp_path):
+    assert learned(score, size, tmp_path)
 
 
 # ---- the scores ----
-
-
-@given(rows)
-def test_batches_hold_every_pair_once_an_epoch(sources):
-    pairs = [(source, source) for source in sources]
-    read = [p for b in demo.batches(pairs, 2, 3, np.random.default_rng(0)) for p in b]
-    assert sorted(read) == sorted(pairs * 3)
 
 
 @given(rows)
@@ -239,9 +235,9 @@ turned = getattr(demo, "turned", reference)  # the learner's, once it is there
 
 @given(rows)
 def test_turned_reverses_each_row_and_leaves_the_padding(sources):
-    x, lengths = demo.padded(sources)
+    x, lengths = kit.padded(sources)
     found = turned(x, lengths)
-    expected, _ = demo.padded([source[::-1] for source in sources])
+    expected, _ = kit.padded([source[::-1] for source in sources])
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(turned(found, lengths), x)
-    np.testing.assert_array_equal(x, demo.padded(sources)[0])  # the argument is left as it was
+    np.testing.assert_array_equal(x, kit.padded(sources)[0])  # the argument is left as it was
