@@ -11,7 +11,7 @@ from .backend import backend_of
 from .errors import DtypeError, IndexRangeError, SettingError, ShapeError, described
 from .linear import getitem, reshape, take_along_axis
 from .random import default_rng
-from .reductions import log_softmax, mean, sum
+from .reductions import logsumexp, mean, sum
 
 __all__ = [
     "binary_cross_entropy",
@@ -49,7 +49,7 @@ def nll(log_probs, targets, ignore_index=None):
 
     ``log_probs`` is (..., V), ``targets`` (...) integers.  0 if every target is ignored.
     """
-    return _picked_mean("nll(log_probs, targets)", log_probs, targets, ignore_index)
+    return _picked_mean("nll(log_probs, targets)", log_probs, targets, ignore_index, 0.0)
 
 
 def cross_entropy(logits, targets, ignore_index=None):
@@ -60,30 +60,35 @@ def cross_entropy(logits, targets, ignore_index=None):
     - 1.
     """
     name = "cross_entropy(logits, targets)"
-    return _picked_mean(name, log_softmax(logits), targets, ignore_index)
+    return _picked_mean(name, logits, targets, ignore_index, logsumexp(logits, -1))
 
 
-def _picked_mean(name, log_probs, targets, ignore_index):
+def _picked_mean(name, scores, targets, ignore_index, log_totals):
+    """The mean of ``log_totals - scores[..., target]``.
+
+    Of all log-probabilities only the targets' are worked out: that saves passes over (..., V).
+    """
     targets = _integers(name, "targets", targets)
-    if targets.shape != log_probs.shape[:-1]:
+    if targets.shape != scores.shape[:-1]:
         raise ShapeError(
-            f"{name}: targets {targets.shape}, values {log_probs.shape}\n"
-            f"  expected: targets {log_probs.shape[:-1]}, one class for each row\n"
+            f"{name}: targets {targets.shape}, values {scores.shape}\n"
+            f"  expected: targets {scores.shape[:-1]}, one class for each row\n"
             "  hint: classes are on the last axis, and targets are ids, not one-hot rows"
         )
     counted = targets != ignore_index if ignore_index is not None else np.full(targets.shape, True)
     ids = np.where(counted, targets, 0)
     if ignore_index is None and (targets == -100).any():
         raise IndexRangeError(
-            f"{name}: id -100 among the targets\n  expected: 0 <= target < {log_probs.shape[-1]}\n"
+            f"{name}: id -100 among the targets\n  expected: 0 <= target < {scores.shape[-1]}\n"
             "  hint: ignore_index=-100 leaves such targets out; no index is ignored by default"
         )
-    backend_of(ids).check_ids(name, ids, log_probs.shape[-1])
-    picked = reshape(take_along_axis(log_probs, ids[..., None], -1), targets.shape)
+    backend_of(ids).check_ids(name, ids, scores.shape[-1])
+    picked = reshape(take_along_axis(scores, ids[..., None], -1), targets.shape)
+    losses = log_totals - picked
     count = int(counted.sum())
     if count != targets.size:
-        picked = where(counted, picked, 0.0)
-    return -sum(picked) / (count or 1)
+        losses = where(counted, losses, 0.0)
+    return sum(losses) / (count or 1)
 
 
 def mse(x, y):
