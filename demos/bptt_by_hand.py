@@ -13,6 +13,10 @@ By hand, the chain of partial derivatives:
 
 and likewise for U.  A last column leaves out the terms with k < t, the recurrent path to earlier
 steps, to show that such a mistake is caught.
+
+EXERCISE: the initial state can be learned, too.  Write `initial_by_hand(V, W, U, b, c, h0, xs,
+targets)`, dE/dh^0 (H,), by the same chain: sum over t of dE^t/dh^t dh^t/dh^0.
+`pytest -k initial_by_hand` grades it.
 """
 
 import argparse

@@ -10,7 +10,8 @@ The task is an echo, y^t = x^{t-d} of random symbols: what E^t has to teach U is
 a < d cannot learn it, and a >= d can.  (Except what a random W happens to remember, which the
 readout finds for any a: with 2 symbols and a delay of 4 that was, for one seed, nearly all.)
 Before and after training are measured, against all of BPTT, the cosine and the relative error of
-dE/dU and dE/dW, and the memory and the time they take.
+dE/dU and dE/dW, and the memory and the time they take.  With --data TEXT the task is the next
+character of a text instead, y^t = x^{t+1}: there is no d then, and most is to be had from nearby.
 
 EXERCISE: write `share(length, d)`, the share of the errors in a window of so many steps that look
 back at least d steps; it says how much of the data teaches a delay d.
@@ -18,6 +19,9 @@ back at least d steps; it says how much of the data teaches a delay d.
 
 import time
 import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -29,8 +33,53 @@ FORMS = ("every error", "windows")
 LAST = 20  # training steps whose loss counts; each has new sequences
 
 
-class Echo(tg.nn.Module):
-    """A tanh net and its readout; `error` is the share of one step in the mean over all."""
+# ---- what is to be learned ----
+
+
+class Task(NamedTuple):
+    """Sequences of symbols: `draw(rng, T)` is one-hot inputs (T, B, symbols) and targets (T, B).
+
+    The first `silent` steps have no target; a `guess` from what is frequent costs so many nats.
+    """
+
+    draw: Callable
+    symbols: int
+    silent: int
+    guess: float
+
+
+def echo(symbols, delay, batch_size):
+    """The task to say again, `delay` steps later, which of random symbols came."""
+
+    def draw(rng, T):
+        ids = rng.integers(symbols, size=(T, batch_size))
+        late = np.full_like(ids, NOTHING)
+        late[delay:] = ids[: T - delay]
+        return np.eye(symbols, dtype=np.float32)[ids], late
+
+    return Task(draw, symbols, delay, np.log(symbols))
+
+
+def next_character(text, batch_size):
+    """The task to say what comes next in pieces of a text."""
+    characters, ids, count = np.unique(list(text), return_inverse=True, return_counts=True)
+
+    def draw(rng, T):
+        if len(ids) <= T:
+            raise kit.DataError(f"a text of {len(ids)} characters has no piece of {T + 1}")
+        places = rng.integers(len(ids) - T, size=batch_size) + np.arange(T + 1)[:, None]
+        pieces = ids[places]  # (T + 1, B)
+        return np.eye(len(characters), dtype=np.float32)[pieces[:-1]], pieces[1:]
+
+    p = count / count.sum()
+    return Task(draw, len(characters), 0, -(p * np.log(p)).sum())
+
+
+# ---- training, in both forms ----
+
+
+class Net(tg.nn.Module):
+    """A tanh net and its readout; `error` is the share of one step in the mean over `counted`."""
 
     def __init__(self, symbols, hidden, counted):
         self.cell = tg.nn.RNNCell(symbols, hidden)
@@ -40,14 +89,6 @@ class Echo(tg.nn.Module):
     def error(self, h, y):
         """E^t, such that their sum is in nats per symbol."""
         return tg.cross_entropy(self.readout(h), y, ignore_index=NOTHING) / self.counted
-
-
-def examples(rng, args, T):
-    """One-hot symbols (T, B, symbols) and, d steps later, the same as targets (T, B)."""
-    ids = rng.integers(args.symbols, size=(T, args.batch_size))
-    late = np.full_like(ids, NOTHING)
-    late[args.delay :] = ids[: T - args.delay]
-    return np.eye(args.symbols, dtype=np.float32)[ids], late
 
 
 def by_windows(net, xs, ys, length):
@@ -71,14 +112,14 @@ def backward(form, net, xs, ys, a):
     return tg.truncated_bptt(net.cell, net.error, xs, ys, a)[0]
 
 
-def train(form, a, args, progress):
+def train(form, a, task, args, progress):
     """A new net and its losses."""
     tg.manual_seed(args.seed)
-    net = Echo(args.symbols, args.hidden_size, args.T - args.delay)
+    net = Net(task.symbols, args.hidden_size, args.T - task.silent)
     optimizer, rng = tg.optim.Adam(net.parameters(), lr=args.lr), np.random.default_rng(args.seed)
     losses = []
     for step in range(args.steps):
-        losses.append(backward(form, net, *examples(rng, args, args.T), a))
+        losses.append(backward(form, net, *task.draw(rng, args.T), a))
         kit.check_finite(losses[-1])
         tg.optim.clip_grad_norm_(optimizer.parameters, 1.0)
         optimizer.step()
@@ -118,11 +159,11 @@ def cost(form, net, xs, ys, a):
     return seconds, peak
 
 
-def quality(net, when, args, run):
+def quality(net, when, task, args, run):
     """Print and draw how good the gradients of `net` are for each a; returns what was found."""
     T = 4 * args.T  # so that a can be small beside it
-    net.counted = T - args.delay
-    xs, ys = examples(np.random.default_rng(args.seed), args, T)
+    net.counted = T - task.silent
+    xs, ys = task.draw(np.random.default_rng(args.seed), T)
     full = gradients("windows", net, xs, ys, T - 1)
     lengths = sorted({0, 1, 2, *range(args.delay - 1, args.delay + 3), 2 * args.delay, T - 1})
     cost(FORMS[0], net, xs, ys, 0)  # what is set up once is not of the first row
@@ -151,52 +192,71 @@ def quality(net, when, args, run):
 # ---- the demo ----
 
 
-def learning(args, run):
+def learning(task, args, run):
     """The last loss for each form and a, and the net that looked back furthest."""
-    guess = np.log(args.symbols)
     lengths = sorted({0, args.delay - 1, args.delay, args.delay + 1, 2 * args.delay, args.T - 1})
     losses, columns = {}, {"a": lengths}
-    print(f"echo of {args.delay} steps back, a guess costs {guess:.3f} nats")
+    what = args.data or f"an echo of {args.delay} steps back"
+    print(f"{what}: a guess costs {task.guess:.3f} nats")
     for form in FORMS:
         for a in lengths:
             with kit.Progress(run, f"{form}, a = {a}") as progress:
-                net, curve = train(form, a, args, progress)
+                net, curve = train(form, a, task, args, progress)
             losses[form, a] = np.mean(curve[-LAST:])
             print(f"{form:14}{a:3}{losses[form, a]:8.3f} nats")
             run.log(form=form, a=a, loss=losses[form, a])
         columns[form] = [losses[form, a] for a in lengths]
-    run.curves("loss", columns, "nats per symbol at the end", {"guess": guess})
+    run.curves("loss", columns, "nats per symbol at the end", {"guess": task.guess})
     return losses, net
 
 
 def demo(args, run):
-    losses, net = learning(args, run)
+    if args.data:
+        task = next_character(kit.read_text(args.data), args.batch_size)
+    else:
+        task = echo(args.symbols, args.delay, args.batch_size)
+    losses, net = learning(task, args, run)
     tg.manual_seed(args.seed)
-    found = quality(Echo(args.symbols, args.hidden_size, 1), "untrained", args, run)
+    untrained = Net(task.symbols, args.hidden_size, 1)
+    found = quality(untrained, "untrained", task, args, run)
     if not args.quick:
-        quality(net, "trained", args, run)
+        quality(net, "trained", task, args, run)
     longest, d = max(a for _, a in found), args.delay
     step, window = ({a: found[form, a] for f, a in found if f == form} for form in FORMS)
     seen = {
         "a = T - 1 is all of BPTT": step[longest]["error_U"] < 1e-4,
-        "from a = d - 1 to d the error of dE/dU falls to less than half": step[d]["error_U"]
-        < step[d - 1]["error_U"] / 2,
         "equal a, windows are further from it": window[d]["error_U"] > step[d]["error_U"],
         "less memory than all of BPTT": step[d]["bytes"] < window[longest]["bytes"] / 2,
     }
-    if not args.quick:  # too short to learn
-        guess = np.log(args.symbols)
-        seen["a < d does not learn the echo"] = all(
-            loss > 0.85 * guess for (_, a), loss in losses.items() if a < d
+    if args.data:
+        far = step[2 * d]["error_U"]
+        seen["the further back, the better dE/dU"] = far < step[1]["error_U"] < step[0]["error_U"]
+    else:
+        far = step[d]["error_U"]
+        seen["from a = d - 1 to d the error of dE/dU falls to less than half"] = (
+            far < step[d - 1]["error_U"] / 2
         )
-        seen["a >= d learns it"] = all(
-            loss < 0.7 * guess for (_, a), loss in losses.items() if a >= d
-        )
-    return seen
+    return seen if args.quick else seen | learned(losses, task, args)  # too short to learn
+
+
+def learned(losses, task, args):
+    """What the losses for each form and a show."""
+    if args.data:
+        return {
+            f"{form}: to look back pays": losses[form, 2 * args.delay] < losses[form, 0] - 0.02
+            for form in FORMS
+        }
+    near = [loss for (_, a), loss in losses.items() if a < args.delay]
+    far = [loss for (_, a), loss in losses.items() if a >= args.delay]
+    return {
+        "a < d does not learn the echo": min(near) > 0.85 * task.guess,
+        "a >= d learns it": max(far) < 0.7 * task.guess,
+    }
 
 
 def main(argv=None):
     p = kit.parser("truncated_bptt", __doc__)
+    p.add_argument("--data", type=Path, help="a UTF-8 text to predict instead of an echo")
     p.add_argument("--delay", type=kit.positive(int), default=5, help="d, steps to look back")
     p.add_argument("--T", type=kit.positive(int), default=16, help="steps of a sequence")
     p.add_argument("--symbols", type=kit.positive(int), default=4, help="different symbols")

@@ -1,7 +1,6 @@
 """The demo of truncated BPTT compares gradients rightly, and its exercise can be solved."""
 
 import csv
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from demos import truncated_bptt as demo
 
 @pytest.fixture
 def small():
-    return SimpleNamespace(delay=2, symbols=3, batch_size=4, T=7, seed=0, steps=60, lr=0.02)
+    return demo.echo(symbols=3, delay=2, batch_size=4)
 
 
 def test_a_quick_run_shows_where_the_error_falls(tmp_path, capsys):
@@ -31,16 +30,41 @@ def test_wrong_settings_are_refused(flags, capsys):
 
 
 def test_the_targets_are_the_symbols_some_steps_later(small):
-    xs, ys = demo.examples(np.random.default_rng(0), small, 7)
+    xs, ys = small.draw(np.random.default_rng(0), 7)
     assert (ys[:2] == demo.NOTHING).all()
     np.testing.assert_array_equal(ys[2:], xs[:-2].argmax(-1))
+
+
+def test_the_targets_in_a_text_are_the_next_characters_and_a_guess_is_its_entropy():
+    text = "abracadabra" * 3
+    task = demo.next_character(text, batch_size=5)
+    xs, ys = task.draw(np.random.default_rng(0), 6)
+    letters = sorted(set(text))
+    for b in range(5):
+        read = "".join(letters[i] for i in xs[:, b].argmax(-1))
+        assert read + letters[ys[-1, b]] in text
+        np.testing.assert_array_equal(ys[:-1, b], xs[1:, b].argmax(-1))
+    p = np.array([text.count(letter) / len(text) for letter in letters])
+    assert task.guess == pytest.approx(-(p * np.log(p)).sum())
+
+
+def test_a_text_can_be_the_task(tmp_path, capsys):
+    path = tmp_path / "text.txt"
+    path.write_text("the cat sat on the mat. " * 20)
+    flags = ["--quick", "--quiet", "--no-plot", "--out", str(tmp_path), "--data", str(path)]
+    demo.main(flags)
+    assert "seen: a = T - 1 is all of BPTT" in capsys.readouterr().out
+    path.write_text("too short")
+    assert demo.main(flags) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("a", range(7))
 def test_gradients_are_the_double_sum_of_the_docstring(small, a):
     """Written out in NumPy for both forms: they differ only in how far back k goes."""
-    net = demo.Echo(3, 5, 1)
-    xs, ys = demo.examples(np.random.default_rng(0), small, 7)
+    net = demo.Net(3, 5, 1)
+    xs, ys = small.draw(np.random.default_rng(0), 7)
     for form in demo.FORMS:
         found = demo.gradients(form, net, xs, ys, a)
         U, W = by_hand(net, xs, ys, lambda t, form=form: t % (a + 1) if form == "windows" else a)
@@ -78,11 +102,11 @@ def test_cosine_and_error_of_known_vectors():
 
 
 def test_what_is_kept_grows_with_a_and_not_with_the_length():
-    args = SimpleNamespace(delay=2, symbols=2, batch_size=16)
-    net = demo.Echo(2, 32, 1)
+    task = demo.echo(symbols=2, delay=2, batch_size=16)
+    net = demo.Net(2, 32, 1)
     peak = {}
     for T in (20, 60):
-        xs, ys = demo.examples(np.random.default_rng(0), args, T)
+        xs, ys = task.draw(np.random.default_rng(0), T)
         for a in (2, 19):
             peak[T, a] = demo.cost("every error", net, xs, ys, a)[1]
     assert peak[60, 19] > 1.5 * peak[60, 2]
@@ -100,7 +124,7 @@ def share(length, d):
 @pytest.mark.parametrize("length, d", [(1, 1), (5, 4), (4, 4), (10, 3), (6, 1)])
 def test_the_exercise_counts_the_errors_that_look_back_far_enough(length, d):
     """Counted by gradients: does E^t of a window reach x^{t-d}?"""
-    net, rng = demo.Echo(2, 4, 1), np.random.default_rng(0)
+    net, rng = demo.Net(2, 4, 1), np.random.default_rng(0)
     xs = [tg.tensor(rng.normal(size=(1, 2)), requires_grad=True) for _ in range(4 * length)]
     reached = []
     for window in tg.windows(len(xs), length):

@@ -39,6 +39,29 @@ def test_bptt_by_hand_fails_when_the_engine_is_wrong(capsys, monkeypatch):
     assert bptt_by_hand.main([]) == 1
 
 
+def initial_by_hand(V, W, U, b, c, h0, xs, targets):
+    """One backward loop: dE/dh^t is what step t sends, and what comes back from step t + 1."""
+    h = [h0]
+    for x in xs:
+        h.append(np.tanh(U @ x + W @ h[-1] + b))
+    dh = np.zeros_like(h0)
+    for t in range(len(xs), 0, -1):
+        p = np.exp(V @ h[t] + c)
+        dh = dh + (p / p.sum() - np.eye(len(c))[targets[t - 1]]) @ V
+        dh = dh * (1 - h[t] * h[t]) @ W
+    return dh
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_exercise_initial_by_hand_is_the_complex_step(seed):
+    solution = getattr(bptt_by_hand, "initial_by_hand", initial_by_hand)  # the learner's, if there
+    weights, rest = bptt_by_hand.example(np.random.default_rng(seed))
+    expected = engine_on_one_page.complex_step(
+        lambda h0: bptt_by_hand.error(**weights, **(rest | {"h0": h0})), rest["h0"]
+    )
+    np.testing.assert_allclose(solution(**weights, **rest), expected, rtol=1e-12)
+
+
 def test_the_engine_on_one_page_is_short_and_gives_the_gradients_of_the_package():
     rng = np.random.default_rng(1)
     xs, U, W, b = (rng.normal(size=shape) for shape in [(5, 2, 3), (3, 2), (2, 2), (2,)])
