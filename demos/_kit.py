@@ -37,9 +37,12 @@ def main(demo, args):
 
     A demo may return what its slide claims, `{claim: seen}`; it fails if one was not seen.
     """
+    begun = time.monotonic()
     try:
         with Run(args) as run:
             claims = demo(args, run) or {}
+            minutes, cores = (time.monotonic() - begun) / 60, os.cpu_count()
+            run.log(minutes=minutes, cores=cores, claims=claims)
     except (DataError, Diverged, tg.NonFiniteError, tg.CheckpointError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -48,6 +51,7 @@ def main(demo, args):
         print(f"stopped{hint}", file=sys.stderr)
         return 130
     run.say(f"files in {args.out}: {', '.join(run.files)}")
+    run.say(f"seed {args.seed}, {minutes:.1f} minutes on {cores} cores")
     for claim, seen in claims.items():
         print(f"{'seen' if seen else 'NOT SEEN'}: {claim}")
     return int(not all(claims.values()))
