@@ -4,9 +4,12 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test thorough gradcheck bench count clean
+.PHONY: demo demos test thorough gradcheck bench count clean
 
 demo: .venv/demos.done
+	$(BIN)/python -m demos main
+
+demos: .venv/demos.done  ## every system of the lecture
 	$(BIN)/python -m demos all
 
 test: .venv/test.done

@@ -1,4 +1,4 @@
-"""`python -m demos` lists the demos, `python -m demos NAME` runs one, `all` is `make demo`."""
+"""`python -m demos` lists the demos, `python -m demos NAME` runs one, `main` and `all` several."""
 
 import argparse
 import importlib
@@ -23,6 +23,7 @@ MINUTES = {  # on two cores
     "encoder_decoder": 1.0,
     "design_patterns": 0.3,
 }
+MAIN = ("bptt_by_hand", "char_lm", "expression_roles", "engine_on_one_page")  # `make demo`
 WITHOUT_FLAGS = ("bptt_by_hand", "engine_on_one_page")  # they take seconds and write nothing
 
 
@@ -37,20 +38,22 @@ def listing():
         f"  {name:<20}{minutes:>5} min  {demo(name).__doc__.splitlines()[0]}"
         for name, minutes in MINUTES.items()
     ]
-    total = sum(MINUTES.values())
-    lines.append(
-        f"  {'all':<20}{total:>5.1f} min  All of these, after the table of gradient checks."
-    )
+    for several, what in {"main": MAIN, "all": MINUTES}.items():
+        total = sum(MINUTES[name] for name in what)
+        which = ", ".join(MAIN) if several == "main" else "all of these"
+        lines.append(
+            f"  {several:<20}{total:>5.1f} min  The table of gradient checks, then {which}."
+        )
     return "\n".join(lines)
 
 
-def run_all(argv):
-    """The exit code of the main job: the gradient-check table, then every demo; 0 if all passed."""
-    p = argparse.ArgumentParser("python -m demos all", description=run_all.__doc__)
+def run(several, names, argv):
+    """The exit code of the table of gradient checks and then these demos; 0 if all passed."""
+    p = argparse.ArgumentParser(f"python -m demos {several}", description=run.__doc__)
     kit.common_flags(p)
     p.parse_args(argv)
     jobs = {"gradcheck": lambda: gradcheck.main([])}
-    for name in MINUTES:
+    for name in names:
         own_flags = [] if name in WITHOUT_FLAGS else argv
         jobs[name] = lambda name=name, flags=own_flags: demo(name).main(flags)
     results = []
@@ -71,8 +74,8 @@ def main(argv=None):
     if name in ("-h", "--help"):
         print(f"python -m demos NAME [flags]    (NAME --help explains them)\n\n{listing()}")
         return 0
-    if name == "all":
-        return run_all(rest)
+    if name in ("main", "all"):
+        return run(name, MAIN if name == "main" else MINUTES, rest)
     if name not in MINUTES:
         print(f"error: no demo {name!r}; there are:\n{listing()}", file=sys.stderr)
         return 2
