@@ -264,7 +264,7 @@ class Training:
         self.model, self.optimizer = model, optimizer
         own = {"resume", "out", "quiet", "no_plot"}  # what decides nothing
         self.settings = {key: str(value) for key, value in vars(args).items() if key not in own}
-        self.rng = np.random.default_rng(args.seed)  # of the batches
+        self.rng = np.random.default_rng([args.seed, *b"batches"])  # unlike those that make data
         self.epoch_began = self.rng.bit_generator.state  # from which its batches are drawn again
         self.epoch, self.step, self.share, self.seconds = 0, 0, 0.0, 0.0
         self.losses, self.state = [], None

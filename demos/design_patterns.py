@@ -174,21 +174,16 @@ def error(net, x, y):
     return tg.cross_entropy(tg.stack(net(x, y), axis=1), y)
 
 
-def train(net, x, y, args, rng, progress):
-    """Adam on random batches, its rate falling in a straight line; the loss of each step."""
-    optimizer, losses = tg.optim.Adam(net.parameters(), lr=args.lr), []
-    for step in range(args.steps):
-        rows = rng.integers(len(x), size=args.batch_size)
-        loss = error(net, x[rows], y[rows])
-        losses.append(loss.item())
-        kit.check_finite(losses[-1])
-        optimizer.zero_grad()
-        loss.backward()
-        tg.optim.clip_grad_norm_(net.parameters(), args.clip)
-        optimizer.lr = args.lr * (1 - step / args.steps)
-        optimizer.step()
-        progress.reached((step + 1) / args.steps, f"{losses[-1]:.3f} nats per output")
-    return losses
+def train(net, x, y, args, run, label):
+    """The losses of training on random batches."""
+
+    def batches(rng):
+        return rng.integers(len(x), size=(args.steps, args.batch_size))
+
+    def loss_of(rows):
+        return error(net, x[rows], y[rows])
+
+    return kit.fit(net, loss_of, batches, args, run, label, epochs=1, clip=args.clip)
 
 
 @tg.no_grad()
@@ -229,8 +224,7 @@ def demo(args, run):
         rows = rng.permutation(np.unique(x, axis=0, return_index=True)[1])  # each input once
         test, training = np.split(rows, [len(rows) // 5])
         net = kind(D, args.hidden_size, K)
-        with kit.Progress(run, name) as progress:
-            columns[name] = train(net, x[training], y[training], args, rng, progress)
+        columns[name] = train(net, x[training], y[training], args, run, name)
         guess = np.array([np.bincount(column).argmax() for column in y[training].T])
         share = right(answers(net, x[test], y.shape[1]), y[test])
         blind = right(guess, y[test])

@@ -147,23 +147,18 @@ def choice(o):
 # ---- training and testing ----
 
 
-def fit(net, targets, args, rng, progress):
+def fit(net, targets, args, run, label):
     """Train on new sequences all the time; the loss of each step."""
-    parameters = list(net.parameters())
-    optimizer, losses = tg.optim.Adam(parameters, lr=args.lr), []
-    for step in range(args.steps):
-        x = stream(args.batch_size, args.length, args.values, rng)
+
+    def batches(rng):
+        size = args.batch_size, args.length, args.values
+        return [stream(*size, rng) for _ in range(args.steps)]
+
+    def loss_of(x):
         y = targets(x, args.values)
-        loss = tg.cross_entropy(net(x, y), y.ravel())
-        kit.check_finite(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        tg.optim.clip_grad_norm_(parameters, 1.0)
-        optimizer.lr = args.lr * (1 - step / args.steps)
-        optimizer.step()
-        losses.append(loss.item())
-        progress.reached((step + 1) / args.steps, f"loss {np.mean(losses[-50:]):.4f}")
-    return losses
+        return tg.cross_entropy(net(x, y), y.ravel())
+
+    return kit.fit(net, loss_of, batches, args, run, label, epochs=1, clip=1.0)
 
 
 def score(logits, x, y, values):
@@ -184,8 +179,7 @@ def trained(task, targets, kinds, test, args, run):
     print(f"{task}: floor of any function of x^t and y^(t-1): {least:.4f} nats per step")
     for name, kind in kinds.items():
         net = nets[name] = kind(args.values, args.values + 1, args.hidden_size)
-        with kit.Progress(run, f"{task}, {name}") as progress:
-            curves[name] = fit(net, targets, args, tg.default_rng(), progress)
+        curves[name] = fit(net, targets, args, run, f"{task}, {name}")
         weights = sum(p.size for p in net.parameters())
         with tg.no_grad():
             losses[name], share = score(net(test, y).numpy(), test, y, args.values)

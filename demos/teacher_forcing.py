@@ -147,23 +147,21 @@ def times(args, run):
 # ---- training ----
 
 
-def fit(cell, args, share, progress):
+def fit(cell, args, share, run, label):
     """Train with the `share(done)` of targets among what is fed in, once `done` is behind."""
-    parameters, rng, losses = list(cell.parameters()), tg.default_rng(), []
-    optimizer = tg.optim.Adam(parameters, lr=args.lr)
-    for step in range(args.steps):
-        done = step / args.steps
-        x, y, fed = sequences(args.batch_size, args.length, args.classes, rng)
+    coins = tg.default_rng()
+
+    def batches(rng):
+        size = args.batch_size, args.length, args.classes
+        return [(step / args.steps, *sequences(*size, rng)) for step in range(args.steps)]
+
+    def loss_of(batch):
+        done, x, y, fed = batch
         if share(done) < 1:
-            fed, _ = on_its_own(cell, x, fed, rng.random(fed.shape) < share(done))
-        loss = error(in_parallel(cell, x, fed), y)
-        kit.check_finite(loss.item())
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.lr = args.lr * (1 - done)
-        optimizer.step()
-        losses.append(loss.item())
-        progress.reached((step + 1) / args.steps, f"loss {np.mean(losses[-50:]):.4f}")
+            fed, _ = on_its_own(cell, x, fed, coins.random(fed.shape) < share(done))
+        return error(in_parallel(cell, x, fed), y)
+
+    kit.fit(cell, loss_of, batches, args, run, label, epochs=1)
 
 
 def always_targets(done):
@@ -190,8 +188,7 @@ def demo(args, run):
     wrong = {}
     for name, share in [("teacher forcing", always_targets), ("scheduled sampling", scheduled)]:
         cell = tg.nn.JordanCell(args.classes, args.hidden_size, args.classes)
-        with kit.Progress(run, name) as progress:
-            fit(cell, args, share, progress)
+        fit(cell, args, share, run, name)
         for fed, forced in ("on targets", True), ("on its own", False):
             _, chosen = on_its_own(cell, x, before, np.full(x.shape, forced))
             wrong[f"{name}, {fed}"] = (chosen != y).mean(axis=0)
