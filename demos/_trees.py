@@ -5,9 +5,12 @@ with a stack reads it and no depth of the data is too deep.  A node with more th
 binarised from the left.  A node of a syntax tree is its type followed by its fields:
 
     x + 1   ->   <BinOp> x REDUCE <Add> REDUCE <int> REDUCE   ->   (((<BinOp> x) <Add>) <int>)
+
+Every item of the list is a node: a word a leaf, a REDUCE the node above two others.
 """
 
 import ast
+import hashlib
 import re
 import sys
 import sysconfig
@@ -15,6 +18,9 @@ import warnings
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+import tinygrad_rnn as tg
 from demos import _kit as kit
 
 REDUCE = None
@@ -43,11 +49,16 @@ ROLES = {
 
 
 class Tree(NamedTuple):
-    """An example: what to tell, what to tell it from, and where it stood."""
+    """An example: what to tell of each node, what to tell it from, and where it stood."""
 
-    label: str
+    labels: list  # of each item of `postfix`; None for a node that has none
     postfix: list
     source: str
+
+    @property
+    def label(self):
+        """The label of the root."""
+        return self.labels[-1]
 
 
 def read_trees(path):
@@ -98,7 +109,8 @@ def expressions(files, root):
             expression = getattr(node, field, None)
             if expression and not isinstance(expression, (ast.Name, ast.Constant)):
                 source = name if len(files) > 1 else f"{name}:{expression.lineno}"
-                trees.append(Tree(role, postfix(expression), source))
+                items = postfix(expression)
+                trees.append(Tree([None] * (len(items) - 1) + [role], items, source))
     return trees
 
 
@@ -144,28 +156,119 @@ def words_and_children(node):
 
 
 def bracketed(text, name):
-    """The trees of a text such as `(3 (2 It) (4 works))`, with the labels of their roots."""
-    trees, words, children = [], [], []  # the words of this tree; the children of each open node
-    for token in re.finditer(r"\(\s*(?P<label>[^\s()]*)|\)|[^\s()]+", text):
+    """The trees of a text such as `(3 (2 It) (4 works))`, with the labels of all nodes.
+
+    A node above one other is one with it, under the upper label.
+    """
+    trees, items, labels = [], [], []  # of this tree
+    open_ = []  # [label, children so far] of each node that is not complete
+    # ASCII, for a word may hold another kind of space: "8 1/2" with a no-break space is one.
+    for token in re.finditer(r"\(\s*(?P<label>[^\s()]*)|\)|[^\s()]+", text, re.ASCII):
         where = f"{name}, tree {len(trees) + 1}"
         if token["label"] is not None:
-            if not children:
-                label = token["label"]
-            children.append(0)
+            open_.append([token["label"], 0])
             continue
-        if not children:
+        if not open_:
             raise kit.DataError(f"{where}: {token[0]!r} stands outside every tree")
         if token[0] != ")":
-            words.append(token[0])
-        elif children.pop() == 0:
-            raise kit.DataError(f"{where}: a node without a word or a child")
-        # Here a child is complete, be it a word or a subtree.
-        if not children:
-            trees.append(Tree(label, words, where))
-            words = []
+            items.append(token[0])
+            labels.append(None)
         else:
-            children[-1] += 1
-            words += [REDUCE] * (children[-1] > 1)
-    if children:
+            label, children = open_.pop()
+            if children == 0:
+                raise kit.DataError(f"{where}: a node without a word or a child")
+            labels[-1] = label
+        # Here a child is complete, be it a word or a subtree.
+        if not open_:
+            trees.append(Tree(labels, items, where))
+            items, labels = [], []
+            continue
+        open_[-1][1] += 1
+        if open_[-1][1] > 1:
+            items.append(REDUCE)
+            labels.append(None)
+    if open_:
         raise kit.DataError(f"{where}: the text ends inside it")
     return trees
+
+
+# ---- what a postfix list says ----
+
+
+def words_of(items):
+    """The leaves of a postfix list, from left to right."""
+    return [item for item in items if item is not REDUCE]
+
+
+def structure_of(items):
+    """The Structure of a tree, a node for each item of its postfix list, in that order."""
+    counts, children, heights, stack = [], [], [], []
+    for node, item in enumerate(items):
+        own = [stack.pop(-2), stack.pop()] if item is REDUCE else []
+        counts.append(len(own))
+        children += own
+        heights.append(1 + max([heights[child] for child in own], default=-1))
+        stack.append(node)
+    return tg.Structure(counts, children, heights=np.array(heights))
+
+
+def spans_of(items):
+    """The first and the last word, by number, below each node of a postfix list."""
+    spans, stack, words = [], [], 0
+    for item in items:
+        if item is REDUCE:
+            right, left = stack.pop(), stack.pop()
+            stack.append((left[0], right[1]))
+        else:
+            stack.append((words, words))
+            words += 1
+        spans.append(stack[-1])
+    return spans
+
+
+# ---- wrong trees ----
+
+
+def reshaped(tree, shape, rng):
+    """Another tree over the words of `tree`, "left", "right" or "random"; "gold" is `tree` itself.
+
+    Nodes with the words of a node of `tree` keep its label; the others have none.
+    """
+    if shape == "gold":
+        return tree
+    items = branching(words_of(tree.postfix), shape, rng)
+    labels = dict(zip(spans_of(tree.postfix), tree.labels, strict=True))
+    return Tree([labels.get(span) for span in spans_of(items)], items, tree.source)
+
+
+def branching(words, shape, rng=None):
+    """The postfix list of a tree over `words`.
+
+    "left" splits off the last word of every phrase, "right" the first; "random" splits anywhere.
+    """
+    items, todo = [], [(0, len(words))]  # the next of `todo` is its last
+    while todo:
+        part = todo.pop()
+        if part is REDUCE:
+            items.append(REDUCE)
+        elif part[1] - part[0] == 1:
+            items.append(words[part[0]])
+        else:
+            start, stop = part
+            at = {"left": stop - 1, "right": start + 1}.get(shape) or rng.integers(start + 1, stop)
+            todo += [REDUCE, (at, stop), (start, at)]
+    return items
+
+
+# ---- to train on, to choose by, to test on ----
+
+
+def split(trees):
+    """The trees of four in five sources, and those of every fifth, in order of hashes."""
+    sources = {tree.source for tree in trees}
+    sources = sorted(sources, key=lambda source: hashlib.sha256(source.encode()).digest())
+    apart = set(sources[::5])
+    return (
+        [tree for tree in trees if tree.source not in apart],
+        [tree for tree in trees if tree.source in apart],
+    )

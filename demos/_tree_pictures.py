@@ -1,0 +1,65 @@
+"""Pictures of trees: every node a disc over its words, coloured by a number."""
+
+import csv
+
+import numpy as np
+
+from demos._trees import REDUCE, spans_of, structure_of, words_of
+
+
+def places_of(items):
+    """x and depth of each node of a postfix list, x in the middle of the node's children."""
+    edges = edges_of(items)
+    x, depth = np.zeros(len(items)), np.zeros(len(items), int)
+    x[[item is not REDUCE for item in items]] = range(len(words_of(items)))
+    for parent, child in edges:  # children come before their parent
+        x[parent] += x[child] / 2
+    for parent, child in edges[::-1]:
+        depth[child] = depth[parent] + 1
+    return x, depth
+
+
+def edges_of(items):
+    """The pairs parent, child of a tree, the parents ascending."""
+    structure = structure_of(items)
+    parents = np.repeat(np.arange(len(structure)), structure.counts)
+    return np.stack([parents, structure.children], axis=1)
+
+
+def draw(run, name, items, columns, panels):
+    """Write a row for each node, with `columns`, to NAME.csv, and draw NAME.png.
+
+    `columns` are {name: a value for each node}; `panels` are {title: (name of a column, colours,
+    range or None, whether on a logarithmic scale)}.
+    """
+    (x, depth), words = places_of(items), words_of(items)
+    phrases = [" ".join(words[first : last + 1]) for first, last in spans_of(items)]
+    table = {"node": range(len(items)), "phrase": phrases, "x": x, "depth": depth} | columns
+    with run.path(name + ".csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerow(table)
+        csv.writer(file).writerows(zip(*table.values(), strict=True))
+    if not run.plot:
+        return
+    try:
+        from matplotlib.colors import LogNorm, Normalize
+        from matplotlib.figure import Figure
+    except ImportError:
+        run.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
+        return
+    size = 2.5 + 0.7 * len(words), len(panels) * (1.5 + 0.4 * depth.max())
+    figure, edges = Figure(figsize=size, layout="constrained"), edges_of(items)
+    for axes, (title, panel) in zip(figure.subplots(len(panels)), panels.items(), strict=True):
+        column, colours, limits, logarithmic = panel
+        norm = (LogNorm if logarithmic else Normalize)(*limits or ())
+        axes.plot(x[edges].T, -depth[edges].T, color="grey", linewidth=0.8, zorder=1)
+        style = {"cmap": colours, "norm": norm, "edgecolors": "black", "linewidths": 0.5}
+        discs = axes.scatter(x, -depth, c=columns[column], s=110, zorder=2, **style)
+        leaves = [node for node, item in enumerate(items) if item is not REDUCE]
+        for leaf, word in zip(leaves, words, strict=True):
+            style = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
+            axes.annotate(word, (x[leaf], -depth[leaf]), (0, -17), **style)
+        axes.set(title=title, xticks=[], yticks=[])
+        axes.margins(y=0.12)
+        axes.spines[:].set_visible(False)
+        figure.colorbar(discs, label=column)
+    figure.savefig(run.path(name + ".png"), dpi=110)

@@ -1,0 +1,308 @@
+"""Recursive nets over trees, and what they lose when the tree is wrong.
+
+A recursive net has a state at every node of a tree, made from the states of the node's children.
+The slide asks what V, U and W are: what takes a word, a left and a right child to that state.
+
+    RecNN       leaf h = tanh(V x + b)    node h = tanh(U h_left + W h_right + b)
+    RNTN        leaf h = x                node h = tanh(p T p^T + W p + b), p = [h_left; h_right]
+    Tree-LSTM   leaf (h, c) from x        node c = i * g + f_left * c_left + f_right * c_right
+    any         p(label of the node) = softmax(S h + s)
+
+x is the vector of the word, plus those of its first four and six letters and of its last three,
+which is what can be known of a word that training did not have.  First, a recurrent net is shown to
+be a recursive net over trees that branch to the left: U is what recurs, W takes the input.  Then
+the nets learn: from syntax trees of Python's standard library what each expression is there for
+(labels at roots only), or with --data from the Stanford Sentiment Treebank, which has a label from
+0 to 4 at every node.  Binary figures are of the same net: p(0) + p(1) against p(3) + p(4), at nodes
+that are not 2.  The epoch is chosen by the roots of the dev trees.
+
+What if the tree is wrong?  A net that learned from the right trees is given the same words in
+others: branching to the left, to the right, or at random.  With `--trees left`, say, it learns from
+those too.  Fewer of their nodes have labels; `--labels shared` gives all shapes the same ones, of
+words and roots.  The nets of the benchmark:
+
+    recursive_nets --data PATH/sst --hidden-size 150 --batch-size 25 --lr 1e-3 --test --seed 0
+    recursive_nets --data PATH/sst --labels shared --trees left ...
+
+EXERCISE: write `balanced(words)` here: the postfix list of the tree over `words` that splits every
+phrase in the middle, the left half getting the odd word.  No tree is lower.  `pytest -k balanced`
+grades it.
+"""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from demos import _kit as kit
+from demos import _tree_pictures as pictures
+from demos._forests import NO_LABEL, Reader, joined, read_parts
+from demos._trees import branching, reshaped, structure_of, words_of
+
+SHAPES = ["gold", "random", "left", "right"]
+WORD_DROPOUT = 0.1  # of the words in training, to be unknown
+SENTIMENT = ["0", "1", "2", "3", "4"]
+LENGTHS = 6  # groups of trees, for the curve
+PICTURED = range(7, 15)  # words of the tree to draw
+
+
+# ---- the models ----
+
+
+class RecursiveNet(tg.nn.Module):
+    """Logits of the labels of every node of a forest."""
+
+    def __init__(self, words, pieces, labels, cell, size, dropout):
+        self.words = parameter(noise(0.1, words, size))
+        self.pieces = parameter(noise(0.1, pieces, size))
+        self.cell = CELLS[cell](size)
+        self.S = tg.nn.Linear(size, labels)
+        self.dropout = tg.nn.Dropout(dropout)
+
+    def forward(self, forest):
+        return self.S(self.dropout(hidden(self.states(forest))))
+
+    def states(self, forest):
+        """h, or (h, c), of every node."""
+        words, pieces = forest.words, forest.pieces
+        if self.training:
+            known = tg.default_rng().random(len(words)) >= WORD_DROPOUT
+            words, pieces = words * known, pieces * known[:, None]  # UNKNOWN is 0
+        x = tg.embedding(words, self.words) + tg.embedding(pieces, self.pieces).sum(1)
+        return tg.fold(self.cell, forest.structure, {0: self.dropout(x)})
+
+
+def hidden(state):
+    """h of a state that is h, or (h, c)."""
+    return state[0] if isinstance(state, tuple) else state
+
+
+def recursive_cell(size):
+    """A RecNN's cell that begins by nearly adding up the leaves, those near the root the most."""
+    cell = tg.nn.RecursiveCell(size, size)
+    cell.V = parameter(np.eye(size) + noise(0.01, size, size))
+    cell.U, cell.W = (parameter(0.7 * np.eye(size) + noise(0.01, size, size)) for _ in range(2))
+    cell.b = parameter(np.zeros(size))
+    return cell
+
+
+def rntn_cell(size):
+    """An RNTN's cell that begins so too."""
+    cell = tg.nn.RNTNCell(size)
+    cell.T = parameter(noise(0.01, size, 2 * size, 2 * size))
+    cell.W = parameter(0.7 * np.hstack([np.eye(size)] * 2) + noise(0.01, size, 2 * size))
+    cell.b = parameter(np.zeros(size))
+    return cell
+
+
+def tree_lstm_cell(size):
+    return tg.nn.TreeLSTMCell(size, size)
+
+
+CELLS = {"RecNN": recursive_cell, "RNTN": rntn_cell, "Tree-LSTM": tree_lstm_cell}
+
+
+def parameter(values):
+    return tg.tensor(values, dtype=np.float32, requires_grad=True)
+
+
+def noise(scale, *shape):
+    return scale * tg.default_rng().standard_normal(shape)
+
+
+# ---- a recurrent net is a linear recursive net ----
+
+
+def difference_from_recurrent_net(size, steps):
+    """How far a RecNN over a tree that branches to the left is from a recurrent net at most.
+
+    In its states and in the gradients of its weights, in float64.
+    """
+    tree, net = tg.nn.RecursiveCell(size, size), tg.nn.RNNCell(size, size)
+    for name, p in tree.named_parameters():
+        setattr(tree, name, tg.tensor(p.numpy().astype(float), requires_grad=True))
+    net.weight_hh, net.weight_ih, net.bias_ih = (
+        tg.tensor(p.numpy(), requires_grad=True) for p in (tree.U, tree.W, tree.b)
+    )
+    net.bias_hh = tg.tensor(np.zeros(size), requires_grad=True)
+    words = noise(1.0, steps, size)
+    linear = structure_of(branching(range(steps), "left"))
+    along_tree = tg.fold(tree, linear, {0: words})[np.flatnonzero(linear.counts)]
+    x = tg.tanh(words @ tree.V.T + tree.b)  # the leaves are the input, the first one is h^1
+    in_time = [net(x[1], x[0])]
+    for t in range(2, steps):
+        in_time.append(net(x[t], in_time[-1]))
+    in_time = tg.stack(in_time)
+    ours = tg.grad((along_tree * along_tree).sum(), [tree.U, tree.W])
+    theirs = tg.grad((in_time * in_time).sum(), [net.weight_hh, net.weight_ih])
+    pairs = zip([along_tree, *ours], [in_time, *theirs], strict=True)
+    return max(np.abs(a.numpy() - b.numpy()).max() for a, b in pairs)
+
+
+# ---- training and testing ----
+
+
+def train(name, net, forests, shape, args, run):
+    """Train `net` on trees of this shape; its weights are those of the epoch best on dev."""
+    trees, dev = forests["train", shape], forests["dev", shape]
+
+    def batches(rng):
+        return np.array_split(rng.permutation(len(trees)), -(-len(trees) // args.batch_size))
+
+    def loss_of(batch):
+        forest = joined([trees[i] for i in batch])
+        return tg.cross_entropy(net(forest), forest.labels, ignore_index=NO_LABEL)
+
+    run.say(f"{name}: {sum(p.size for p in net.parameters()):,} parameters")
+    kit.fit(net, loss_of, batches, args, run, name, validate=lambda: score(net, dev)["roots"])
+
+
+@tg.no_grad()
+def predictions(net, forests):
+    """Of the trees in order: p of each label at each node, the right labels, which are roots."""
+    net.eval()
+    p, labels, roots = [], [], []
+    for start in range(0, len(forests), 100):
+        forest = joined(forests[start : start + 100])
+        p.append(tg.softmax(net(forest)).array)
+        labels.append(forest.labels)
+        roots.append(np.isin(np.arange(len(forest.labels)), forest.structure.roots))
+    net.train()
+    return map(np.concatenate, (p, labels, roots))
+
+
+def score(net, forests, sentiment=False):
+    """The shares of the labels that are told right, by name."""
+    p, labels, roots = predictions(net, forests)
+    right, told = p.argmax(axis=1) == labels, labels != NO_LABEL
+    shares = {"roots": right[roots].mean(), "all nodes": right[told].mean()}
+    if sentiment:
+        positive = p[:, 3:].sum(axis=1) > p[:, :2].sum(axis=1)
+        right, told = positive == (labels > 2), told & (labels != 2)
+        shares["binary roots"] = right[told & roots].mean()
+        shares["binary nodes"] = right[told].mean()
+    return shares
+
+
+# ---- the demo ----
+
+
+def demo(args, run):
+    difference = difference_from_recurrent_net(size=8, steps=20)
+    print(f"a RecNN branching to the left differs from a recurrent net by {difference:.1e}")
+    rng = np.random.default_rng(args.seed)
+    parts = read_parts(args.data, args.limit, rng)
+    reader = Reader(parts["train"], args.labels == "shared")
+    run.say(", ".join(f"{len(trees):,} {part} trees" for part, trees in parts.items()))
+    run.say(f"{len(reader.words):,} words, {len(reader.pieces):,} pieces; labels: {reader.labels}")
+    shapes = {"train": args.trees, "dev": SHAPES, "test": SHAPES if args.test else []}
+    forests = {
+        (part, shape): [reader.read(reshaped(tree, shape, rng)) for tree in trees]
+        for part, trees in parts.items()
+        for shape in shapes[part]
+    }
+    scores, nets = {}, {}
+    for cell, learned in itertools.product(args.cells, args.trees):
+        sizes = len(reader.words), len(reader.pieces), len(reader.labels)
+        net = nets[f"{cell} {learned}"] = RecursiveNet(*sizes, cell, args.hidden_size, args.dropout)
+        train(f"{cell} {learned}", net, forests, learned, args, run)
+        tg.save(run.path(f"{cell}_{learned}.npz"), net.state_dict())
+        for part, given in list(forests):
+            if part != "train" and learned in ("gold", given):
+                shares = score(net, forests[part, given], reader.labels == SENTIMENT)
+                scores[cell, learned, part, given] = shares["roots"]
+                tell(cell, learned, part, given, shares, run)
+    draw_lengths(nets, forests, run)
+    if "gold" in args.trees:
+        picture(nets[f"{args.cells[-1]} gold"], parts["dev"], reader, run)
+    return {} if args.quick else claims(difference, scores, args)
+
+
+def tell(cell, learned, part, given, shares, run):
+    """Print the figures of a net that learned from some trees, given others."""
+    run.log(cell=cell, learned=learned, part=part, given=given, right=shares)
+    figures = "".join(f"{name:>14}{share:7.1%}" for name, share in shares.items())
+    print(f"{cell:9} learned {learned:6} {part} given {given:6}{figures}", flush=True)
+
+
+def draw_lengths(nets, forests, run):
+    """Draw the share of dev roots that each net tells right among trees of about one length."""
+    lengths = np.array([len(forest.words) for forest in forests["dev", "gold"]])
+    parts = np.array_split(np.argsort(lengths, kind="stable"), LENGTHS)
+    columns = {"words of the tree": [lengths[part].mean() for part in parts]}
+    for name, net in nets.items():
+        p, labels, roots = predictions(net, forests["dev", name.split()[-1]])
+        right = (p.argmax(axis=1) == labels)[roots]
+        columns[name] = [right[part].mean() for part in parts]
+    run.curves("roots_by_length", columns, "share of dev roots right")
+
+
+def claims(difference, scores, args):
+    """What the slides say, with whether it was seen on the dev trees."""
+    seen = {"a recurrent net is a recursive net, to 1e-12": difference < 1e-12}
+    for cell in args.cells if "gold" in args.trees else []:
+        roots = {given: scores[cell, "gold", "dev", given] for given in SHAPES}
+        right = roots.pop("gold")
+        seen[f"given wrong trees the {cell} is right less often"] = right > max(roots.values())
+    return seen
+
+
+# ---- a picture ----
+
+
+def picture(net, trees, reader, run):
+    """Draw the tree of PICTURED words over which the predictions vary the most.
+
+    Its nodes are coloured by what is told there and by the gradient of the root's loss.
+    """
+    trees = [tree for tree in trees if len(words_of(tree.postfix)) in PICTURED]
+    if not trees:
+        return
+    net.eval()
+    tree = max(trees, key=lambda tree: told(net, tree, reader).std())
+    forest = reader.read(tree)
+    state = net.states(forest)
+    loss = tg.cross_entropy(net.S(hidden(state)[-1:]), forest.labels[-1:])
+    report = tg.time_report(loss, state, net, forest.structure, probes=1)
+    gradient = np.sqrt(sum(norms**2 for norms in report.gradients.values()))
+    net.train()
+    columns = {"label": tree.labels, "told": told(net, tree, reader), "|dL/dh|": gradient}
+    if reader.labels == SENTIMENT:
+        title, colours, limits = "the sentiment told at each node, 0 to 4", "RdYlGn", (0, 4)
+    else:
+        title, colours, limits = "p, at each node, of what the root is said to be", "Blues", (0, 1)
+    panels = {
+        f"{title}; right at the root: {tree.label}": ("told", colours, limits, False),
+        "the gradient of the root's loss at each node": ("|dL/dh|", "Blues", None, True),
+    }
+    pictures.draw(run, "tree", tree.postfix, columns, panels)
+
+
+@tg.no_grad()
+def told(net, tree, reader):
+    """A number for each node: the expected sentiment, or p of what the root is said to be."""
+    p = tg.softmax(net(reader.read(tree))).array
+    return p @ np.arange(5) if reader.labels == SENTIMENT else p[:, p[-1].argmax()]
+
+
+def main(argv=None):
+    p = kit.parser("recursive_nets", __doc__)
+    p.add_argument("--data", type=Path, help="train.txt, dev.txt, test.txt; or as expression_roles")
+    p.add_argument("--limit", type=kit.positive(int), default=9000, help="trees to train on")
+    p.add_argument("--cells", nargs="+", choices=CELLS, default=list(CELLS), help="to compare")
+    p.add_argument("--trees", nargs="+", choices=SHAPES, default=SHAPES, help="to learn from")
+    p.add_argument("--labels", choices=["all", "shared"], default="all", help="of which nodes")
+    p.add_argument("--test", action="store_true", help="read the test trees too, when all is set")
+    p.add_argument("--hidden-size", type=kit.positive(int), default=32, help="units of h and of x")
+    p.add_argument("--dropout", type=kit.fraction, default=0.4, help="share of x and of h dropped")
+    kit.training_flags(p, epochs=3, batch_size=50, lr=5e-3)
+    args = p.parse_args(argv)
+    if args.quick:
+        args.limit, args.epochs, args.hidden_size = 200, 1, 8
+        args.trees = ["gold", "left"]
+    return kit.main(demo, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
