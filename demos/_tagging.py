@@ -7,16 +7,25 @@ logical line of the program, and its words are tokens: every number is 0, every 
 """
 
 import ast
+import collections
+import hashlib
 import io
 import keyword
+import re
 import sysconfig
 import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from demos import _kit as kit
 from demos._trees import STDLIB, python_files, syntax_tree
 
+HIDE = 1.0  # a word seen n times is hidden with probability HIDE / (HIDE + n)
+LETTERS = 24  # of a word that are read, the last ones
+START, STOP = "<start>", "<stop>"  # of a word, among its letters
+KINDS = [(1, str.isupper), (0, str.islower), (0, str.isdigit)]  # from which letter on
 LONGEST = 80  # tokens; a longer line of a program is a table of data, and left out
 CONTEXTS = {ast.Load: "LOAD", ast.Store: "STORE", ast.Del: "DEL"}
 CUT = {tokenize.NEWLINE, tokenize.ENDMARKER}
@@ -111,11 +120,15 @@ def roles(tree):
 
 # ---- CoNLL-U ----
 
+WORD_ID = re.compile(r"[0-9]+")
+OTHER_ID = re.compile(r"[0-9]+-[0-9]+|[0-9]+\.[0-9]+")  # a range of words, an empty node
+
 
 def conllu(text, name):
     """The sentences of a CoNLL-U text; comments, ranges (1-2) and empty nodes (1.1) are skipped."""
     lines, words, tags = [], [], []
-    for number, row in enumerate([*text.splitlines(), ""], 1):
+    for number, row in enumerate([*text.split("\n"), ""], 1):  # a word may hold other line breaks
+        row = row.removesuffix("\r")
         if row.startswith("#"):
             continue
         if not row.strip():
@@ -125,10 +138,78 @@ def conllu(text, name):
             continue
         columns = row.split("\t")
         if len(columns) != 10:
-            raise kit.DataError(f"{name}, line {number}: {len(columns)} columns, not 10 with tabs")
-        if columns[0].isdigit():
+            raise kit.DataError(
+                f"{name}, line {number}: {len(columns)} columns, not 10 with tabs between them"
+            )
+        if WORD_ID.fullmatch(columns[0]):
+            if int(columns[0]) != len(words) + 1:
+                raise kit.DataError(
+                    f"{name}, line {number}: word {columns[0]} where {len(words) + 1} comes next;"
+                    " between sentences there should be an empty line"
+                )
             words.append(columns[1])
             tags.append(None if columns[3] == "_" else columns[3])
-        elif not columns[0].replace("-", "", 1).replace(".", "", 1).isdigit():
-            raise kit.DataError(f"{name}, line {number}: {columns[0]!r} is no id of a word")
+        elif not OTHER_ID.fullmatch(columns[0]):
+            raise kit.DataError(
+                f"{name}, line {number}: {columns[0]!r} is no id of a word, such as 1, 1-2 or 1.1"
+            )
     return lines
+
+
+# ---- parts to train on and to test on ----
+
+
+def split(lines, parts=("train", "dev", "test")):
+    """The lines of each part; the first is to train on.
+
+    If the names of files say so, as those of a treebank do, that; else every tenth source, in the
+    order of hashes, is in the last part, the next of each in the part before, and so on; a lone
+    file is cut into single lines.  DataError if the names say a part and leave out another.
+    """
+    named = [[line for line in lines if part in line.source] for part in parts]
+    sources = {line.source for line in lines}
+    if len(sources) > 1 and any(named) and all(one.endswith(".conllu") for one in sources):
+        for part, own in zip(parts, named, strict=True):
+            if not own:
+                found = ", ".join(sorted(sources))
+                raise kit.DataError(f"no file with {part!r} in its name, only {found}")
+        return named
+    keys = [line.source if len(sources) > 1 else " ".join(line.words) for line in lines]
+    by_hash = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    part_of = dict.fromkeys(by_hash, 0)
+    for place in range(1, len(parts)):
+        part_of |= dict.fromkeys(by_hash[place - 1 :: 10], len(parts) - place)
+    return [
+        [line for line, key in zip(lines, keys, strict=True) if part_of[key] == i]
+        for i in range(len(parts))
+    ]
+
+
+# ---- what a net reads of a word ----
+
+
+class Forms:
+    """Every form that occurs, with a number, and by number what a net reads of it.
+
+    Form 0 is empty: what is read beyond the end of a line.
+    """
+
+    def __init__(self, train, *others):
+        words = sorted(word for line in train for word in line.words)  # in any order the same
+        count = collections.Counter(word.lower() for word in words)
+        known = kit.vocabulary([[word.lower() for word in words]], (kit.UNKNOWN,), least=2)
+        letters = kit.vocabulary(words, (kit.UNKNOWN, START, STOP))
+        self.words, self.letters = len(known), len(letters)
+        forms = sorted({word for part in (train, *others) for line in part for word in line.words})
+        self.numbers = kit.Vocabulary(["", *forms])
+        self.word = known.encode([form.lower() for form in self.numbers.words])
+        self.hidden = np.array([HIDE / (HIDE + count[x.lower()]) for x in self.numbers.words])
+        self.case = np.array([capitals(form) for form in self.numbers.words])
+        spelt = [[START, *form[-LETTERS:], STOP] for form in self.numbers.words]
+        self.spelling, self.lengths = kit.padded([letters.encode(form) for form in spelt])
+
+
+def capitals(form):
+    """The pattern of capitals and digits in a word, 0 .. 15."""
+    inner, small, digit = (any(map(test, form[i:])) for i, test in KINDS)
+    return 8 * form[:1].isupper() + 4 * inner + 2 * small + digit
