@@ -62,7 +62,7 @@ def test_a_quick_run_leaves_its_files(tmp_path, capsys):
     shares = {x["reader"]: x["accuracy"]["all"] for x in metrics(tmp_path) if "reader" in x}
     beams = [f"conditioned, beam {beam}" for beam in demo.BEAMS]
     assert set(shares) == {*demo.DEFAULT, *beams}
-    assert all(name in table and share > 0.2 for name, share in shares.items())
+    assert all(name in table and 0 < share < 1 for name, share in shares.items())
     assert (tmp_path / "conditioned_beam.png").read_bytes().startswith(b"\x89PNG")
     assert len((tmp_path / "conditioned_beam.csv").read_text().splitlines()) == 2 + len(demo.BEAMS)
 
