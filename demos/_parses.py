@@ -19,10 +19,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from demos import _brackets, _trees
 from demos import _kit as kit
-from demos import _trees
 
+SELECTION = _trees.STDLIB
 RARE = 20  # a pair with a word that occurs in fewer pairs is left out
+WORDS = ("N", "0", '"', "None", "True", "False", "...")  # leaves that are also in the source
 ROOM = 12  # characters for each token; what is longer is not even looked at
 LEFT_OUT = (ast.JoinedStr, ast.Lambda, ast.comprehension, ast.NamedExpr)  # big words, and rare
 TOKEN = re.compile(
@@ -42,15 +44,15 @@ class Pair(NamedTuple):
     text: str
 
 
-def read_pairs(path, longest):
+def read_pairs(path, longest, modules=SELECTION):
     """Pairs to train on and pairs to test on, each source once, of at most `longest` tokens.
 
-    They are the expressions in a folder of .py files, or if `path` is None in the modules of the
-    standard library that `_trees` reads.  Those of every fifth file, in order of hashes, are for
-    the test, but for the sources that are also in the others.  DataError if there are too few.
+    They are the expressions in a folder of .py files, or if `path` is None in these modules of the
+    standard library.  Those of every fifth file, in order of hashes, are for the test, but for the
+    sources that are also in the others.  DataError if there are too few.
     """
     root = Path(sysconfig.get_path("stdlib")) if path is None else path
-    names = _trees.STDLIB if path is None else [""]
+    names = modules if path is None else [""]
     files = [file for name in names for file in _trees.python_files(root / name)]
     files.sort(key=lambda file: hashlib.sha256(file.relative_to(root).as_posix().encode()).digest())
     train = pairs_in([file for i, file in enumerate(files) if i % 5], longest)
@@ -82,6 +84,13 @@ def pairs_in(files, longest):
                 if len(source) <= longest and source not in pairs:
                     pairs[source] = Pair(source, target_of(source), text)
     return {source: pairs[source] for source in sorted(pairs) if pairs[source].target}
+
+
+def all_modules():
+    """The names of everything in the standard library but its tests, and what is installed."""
+    root = Path(sysconfig.get_path("stdlib"))
+    found = [p.name for p in root.iterdir() if p.is_dir() or p.suffix == ".py"]
+    return sorted(set(found) - {"test", "site-packages", "dist-packages"})
 
 
 def source_lines(file):
@@ -156,6 +165,13 @@ def constant(value):
     if value is ...:
         return "..."
     return str(value) if value is None or isinstance(value, bool) else "0"
+
+
+def example(pair):
+    """A pair as an Example: both sides have these words, in some order; " " is one string."""
+    before = (None, *pair.source)
+    words = [w for w, b in zip(pair.source, before, strict=False) if (w, b) != ('"', '"')]
+    return _brackets.Example(pair.source, pair.target, _brackets.words_in(words, WORDS))
 
 
 # ---- a baseline ----
