@@ -16,6 +16,7 @@ from demos import _brackets as brackets
 from demos import _kit as kit
 from demos import _parses
 from demos import parsing as demo
+from demos._tree_machine import fewest_children
 
 PACKAGE = Path(tg.__file__).parent  # Python that is always there
 KINDS = ("XX", "N")
@@ -99,7 +100,7 @@ def test_the_machine_allows_just_the_trees_that_it_says(trees, words, steps):
     """Of all sequences that are short enough, by trying them all."""
     trees = [tuple(tree.split()) for tree in trees]
     task, only = machine(trees)
-    vocabulary, least = task.targets.words, demo.fewest_children(trees)
+    vocabulary, least = task.targets.words, fewest_children(trees)
 
     def may_be_written(tokens):
         tree = brackets.tree_or_none(tokens)
