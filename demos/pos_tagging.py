@@ -43,7 +43,7 @@ from demos._tagging import STDLIB, Forms, read_lines, split
 
 PARTS = ("train", "dev", "test")
 NO_TAG = 0  # the tag of words that have none
-WORD, CASE, LETTER, SPELLING = 100, 8, 32, 64  # sizes of vectors
+WORD, CASE, LETTER, SPELLING = 100, 8, 32, 128  # sizes of vectors
 BEAMS = (2, 4, 8)
 DEFAULT = "forward conditioned delayed-1 both forward+crf both+characters".split()
 DELAY, BOTH = 0.05, 0.08  # that is gained by them on identifiers, at least
@@ -296,6 +296,7 @@ def demo(args, run):
     said, models = {}, {}
     for name in args.readers:
         kind, how = READERS[name]
+        tg.manual_seed(args.seed)  # so that it does not matter which other nets there are
         model = models[name] = kind(forms, tags, args, **how)
         kit.start_from(model, args)
         run.say(f"{name}: {sum(p.size for p in model.parameters()):,} parameters")
@@ -371,7 +372,10 @@ def claims(shares):
 def main(argv=None):
     p = kit.parser("pos_tagging", __doc__)
     p.add_argument("--data", type=Path, help="a folder of CoNLL-U files, or your own .py files")
-    p.add_argument("--readers", choices=READERS, nargs="+", default=DEFAULT, help="nets to compare")
+    nets = "nets to compare, of " + ", ".join(READERS)
+    p.add_argument(
+        "--readers", choices=READERS, nargs="+", default=DEFAULT, help=nets, metavar="NET"
+    )
     p.add_argument("--on", choices=PARTS[1:], default="test", help="dev to choose settings by")
     p.add_argument("--lines", type=kit.positive(int), default=15_000, help="how many to train on")
     kit.training_flags(p, epochs=2, batch_size=64, lr=1e-2)
