@@ -58,6 +58,8 @@ def _left_cotangent(g, b):
         sides, n = (g.shape[0], b.shape[0]), b.shape[1]
         few = n * sum(sides) < max(prod(sides), 4096)
         return OuterProduct(g.T, b.T) if few else (b @ g.T).T  # BLAS is slower at g @ b.T
+    if b.ndim == 2:
+        return (_rows(g) @ b.T).reshape((*g.shape[:-1], b.shape[0]))
     return g @ swapaxes(b, -1, -2)
 
 
@@ -68,6 +70,8 @@ def _right_cotangent(g, a, b_shape):
 
 @op(a=_left_cotangent, b=_right_cotangent)
 def _matmul(a, b):
+    if a.ndim > b.ndim == 2:  # one product of all rows, where NumPy makes one for each matrix of a
+        return np.matmul(_rows(a), b).reshape((*a.shape[:-1], b.shape[1]))
     return np.matmul(a, b)
 
 
