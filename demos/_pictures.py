@@ -21,7 +21,8 @@ def heat_map(run, name, table, rows, columns, axes_labels, label):
     figure = Figure(figsize=(2 + 0.4 * len(columns), 1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table, cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(columns)), columns)
+    turned = max(len(str(column)) for column in columns) > 3  # else words would overlap
+    axes.set_xticks(range(len(columns)), columns, rotation=90 if turned else 0)
     axes.set_yticks(range(len(rows)), rows)
     axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
     figure.colorbar(image, label=label)
