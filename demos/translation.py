@@ -360,7 +360,7 @@ def main(argv=None):
     p.add_argument("--dropout", type=kit.fraction, default=0.1, help="of inputs and outputs")
     p.add_argument("--smoothing", type=kit.fraction, default=0.1, help="share of a target spread")
     p.add_argument("--beam", type=kit.positive(int), nargs="+", default=[1, 2, 5], help="widths")
-    kit.training_flags(p, epochs=8, batch_size=64, lr=5e-3)
+    kit.training_flags(p, epochs=3, batch_size=32, lr=5e-3)
     kit.resume_flags(p)
     args = p.parse_args(argv)
     if args.quick:
