@@ -198,10 +198,12 @@ def distances(tree):
 
 
 def read_treebank(path, longest, rare):
-    """The examples of at most `longest` words in a folder: [train, dev, test], from x-dev.ptb etc.
+    """[train, dev, test]: the examples of at most `longest` words in files such as x-dev.ptb.
 
     A file has one tree a line, (ROOT (S (NP-SBJ (DT the) (NN cat)) ...)).  Words in fewer than
-    `rare` sentences of training are read as their tags.  DataError for what cannot be read.
+    `rare` sentences of training are read as their tags.  What is read begins with what it is,
+    ROOT( for a sentence; to train on are also all constituents of some words, NP( the cat, each
+    once.  DataError for what cannot be read.
     """
     parts = []
     for part in PARTS:
@@ -211,17 +213,15 @@ def read_treebank(path, longest, rare):
         lines = enumerate(kit.read_text(files[0]).split("\n"), 1)
         parts.append([sentence(line, f"{files[0]}, line {n}") for n, line in lines if line.strip()])
     often = collections.Counter(word for words, _, _ in parts[0] for word in set(words))
-    found = [
-        [
-            Example(known(words, tags, often, rare), linearised(tree), (len(words),))
-            for words, tags, tree in part
-            if len(words) <= longest
-        ]
-        for part in parts
+    parts = [
+        [(known(words, tags, often, rare), tree) for words, tags, tree in part] for part in parts
     ]
+    found = [[example(ROOT, *one) for one in part if len(one[0]) <= longest] for part in parts]
     if not all(found):
         raise kit.DataError(f"{path}: no sentence of at most {longest} words in one of the files")
-    return found
+    inner = [example(*one) for words, tree in parts[0] for one in constituents(words, tree)]
+    short = {e.source: e for e in inner if 1 < e.words[0] <= longest}
+    return [found[0] + list(short.values()), *found[1:]]
 
 
 def known(words, tags, often, rare):
@@ -230,15 +230,33 @@ def known(words, tags, often, rare):
     return tuple([word if often[word] >= rare else f"<{tag}>" for word, tag in pairs])
 
 
+def example(kind, words, tree):
+    """The example of words, what they are as a whole, and their tree."""
+    return Example((kind + "(", *words), linearised(tree), (len(words),))
+
+
+def constituents(words, tree):
+    """The label, the words and the tree of every node of a tree over these words."""
+    unclosed, end = [], 0
+    for place, (node, ends) in enumerate(with_ends(tree)):
+        if node.children is None:
+            end += 1
+        else:
+            unclosed.append((place, end))
+        for _ in range(ends):
+            start, first = unclosed.pop()
+            yield tree[start].label, words[first:end], tree[start : place + 1]
+
+
 def sentence(line, where):
-    """Words, tags and tree of a line of a treebank; DataError, with `where`, if it is none."""
+    """The words, tags and tree of a line of a treebank; DataError, with `where`, if it is none."""
     try:
-        return parts_of(tree_of(tokens_of(line)))
+        return without_tags(tree_of(tokens_of(line)))
     except BracketError as error:
         raise kit.DataError(f"{where}: {error}; expected (S (NP (NN words)) ...)") from None
 
 
-def parts_of(tree):
+def without_tags(tree):
     """The words of a tree, their tags, and the tree without them, functions such as -SBJ, and ROOT.
 
     In it every word is WORD; a chain of nodes, each the only child of the one above, stays.

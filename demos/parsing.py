@@ -25,8 +25,9 @@ source.  Then even an untrained net writes trees.
 
 Expressions to test on are of other files than those in training, and no source is in both.  The
 nearest neighbour gives the tree of the training expression that shares most pairs of neighbouring
-tokens.  Of sentences, words in fewer than --rare of training are read as their tags, and the tree
-has no functions (-SBJ) and no ROOT; punctuation counts as words do.
+tokens.  As of expressions all parts are expressions, to train on, so of sentences are all their
+phrases; what is read then begins with what it is, "ROOT(" or "NP(".  Words in fewer than --rare
+sentences of training are read as their tags.  Punctuation counts as words do.
 
 EXERCISE: write `repaired(tokens, words)` here, which makes a tree with so many words of whatever a
 net wrote that opens a bracket: drop all that stands outside the first node, close what is open at
@@ -184,7 +185,7 @@ def allows(trees, task, example):
 def read(args, run):
     """The Task, and guesses of what is tested: the trees of nearest neighbours, or none."""
     if args.data and any(args.data.glob("*.ptb")):
-        run.say(f"sentences of {args.data}, of at most {args.longest} words")
+        run.say(f"phrases and sentences of {args.data}, of at most {args.longest} words")
         parts = brackets.read_treebank(args.data, args.longest, args.rare)
         return task_of(*parts, kinds=(brackets.WORD,)), []
     modules = _parses.all_modules() if args.all else _parses.SELECTION
@@ -206,6 +207,7 @@ def read(args, run):
 
 def demo(args, run):
     task, guesses = read(args, run)
+    run.say(f"{len(task.train):,} to train on, {len(task.dev):,} to choose the epoch by")
     back = all_come_back(task, run)
     trees = Trees(task.targets, task.kinds, {e.target for e in task.train})
     model = Parser(len(task.sources), len(task.targets), args.hidden_size, args.dropout)

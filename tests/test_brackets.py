@@ -210,19 +210,32 @@ def treebank(tmp_path, **parts):
 
 def test_a_treebank_gives_words_or_tags_and_trees_without_functions(tmp_path):
     train, dev, test = brackets.read_treebank(treebank(tmp_path), 9, rare=2)
-    assert train == dev == test
-    assert [" ".join(e.target) for e in train] == [
+    assert dev == test == train[:3]
+    assert [" ".join(e.target) for e in dev] == [
         "S( NP( XX XX ) VP( XX ADVP( XX ) ) XX )",
         "ROOT( XX )",
         "NP( NP( XX ) XX NP( XX ) )",
     ]
-    assert [" ".join(e.source) for e in train] == [
-        "<DT> cat <VBD> <RB> <.>",
-        "<UH>",
-        "cat <-LRB-> <NN>",
+    assert [" ".join(e.source) for e in dev] == [
+        "ROOT( <DT> cat <VBD> <RB> <.>",
+        "ROOT( <UH>",
+        "ROOT( cat <-LRB-> <NN>",
     ]
-    assert [e.words for e in train] == [(5,), (1,), (3,)]
-    assert [len(part) for part in brackets.read_treebank(tmp_path, 3, rare=1)] == [2, 2, 2]
+    assert [e.words for e in dev] == [(5,), (1,), (3,)]
+    assert {" ".join(e.source): " ".join(e.target) for e in train[3:]} == {
+        "S( <DT> cat <VBD> <RB> <.>": "S( NP( XX XX ) VP( XX ADVP( XX ) ) XX )",
+        "NP( <DT> cat": "NP( XX XX )",
+        "VP( <VBD> <RB>": "VP( XX ADVP( XX ) )",
+        "NP( cat <-LRB-> <NN>": "NP( NP( XX ) XX NP( XX ) )",
+    }
+    assert [len(part) for part in brackets.read_treebank(tmp_path, 3, rare=1)] == [5, 2, 2]
+
+
+@given(nested)
+def test_constituents_are_all_subtrees_with_their_words(tree):
+    found = brackets.constituents(tuple(leaves(tree)), flat(tree))
+    expected = [(one[0], tuple(leaves(one)), flat(one)) for one, _ in subtrees(tree)]
+    assert collections.Counter(found) == collections.Counter(expected)
 
 
 @given(nested)
@@ -235,7 +248,7 @@ def test_every_word_of_a_sentence_is_in_its_tree_and_every_bracket_over_words(tr
         return (tree[0], [tagged(child) for child in tree[1]])
 
     tree = ("ROOT", [("S", [tagged(tree), ("T", ["w"])])])
-    found, tags, bare = brackets.parts_of(flat(tree))
+    found, tags, bare = brackets.without_tags(flat(tree))
     assert len(found) == len(tags) == [node.label for node in bare].count("XX") == len(leaves(tree))
     lost = brackets.spans(flat(tree), {"w"}) - brackets.spans(bare, {"XX"})
     labels = collections.Counter(label for label, _, _ in lost.elements())

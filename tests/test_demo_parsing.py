@@ -292,7 +292,7 @@ def test_a_treebank_is_read_and_parsed(tmp_path, capsys):
         (tmp_path / f"gum-{part}.ptb").write_text(text)
     assert run(tmp_path / "out", "--data", tmp_path) == 0
     out = capsys.readouterr().out
-    assert "9 of 9 trees come back" in out and "3 sources, unseen" in out
+    assert "11 of 11 trees come back" in out and "3 sources, unseen" in out
     assert "nearest" not in out
 
 
