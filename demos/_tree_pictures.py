@@ -46,7 +46,8 @@ def draw(run, name, items, columns, panels):
     except ImportError:
         run.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
         return
-    size = 2.5 + 0.7 * len(words), len(panels) * (1.5 + 0.4 * depth.max())
+    wide = max(0.5, 0.2 + 0.08 * max(map(len, words)))  # inches from one word to the next
+    size = 2.5 + wide * len(words), len(panels) * (1.5 + 0.4 * depth.max())
     figure, edges = Figure(figsize=size, layout="constrained"), edges_of(items)
     for axes, (title, panel) in zip(figure.subplots(len(panels)), panels.items(), strict=True):
         column, colours, limits, logarithmic = panel

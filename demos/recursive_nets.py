@@ -41,7 +41,7 @@ from demos._forests import NO_LABEL, Reader, joined, read_parts
 from demos._trees import branching, reshaped, structure_of, words_of
 
 SHAPES = ["gold", "random", "left", "right"]
-WORD_DROPOUT = 0.1  # of the words in training, to be unknown
+WORD_DROPOUT = 0.1  # of the words in training to be unknown, and as many in their pieces
 SENTIMENT = ["0", "1", "2", "3", "4"]
 LENGTHS = 6  # groups of trees, for the curve
 PICTURED = range(7, 15)  # words of the tree to draw
@@ -67,8 +67,8 @@ class RecursiveNet(tg.nn.Module):
         """h, or (h, c), of every node."""
         words, pieces = forest.words, forest.pieces
         if self.training:
-            known = tg.default_rng().random(len(words)) >= WORD_DROPOUT
-            words, pieces = words * known, pieces * known[:, None]  # UNKNOWN is 0
+            known = tg.default_rng().random((2, len(words), 1)) >= WORD_DROPOUT
+            words, pieces = words * known[0, :, 0], pieces * known[1]  # what is unknown is 0
         x = tg.embedding(words, self.words) + tg.embedding(pieces, self.pieces).sum(1)
         return tg.fold(self.cell, forest.structure, {0: self.dropout(x)})
 
@@ -176,7 +176,9 @@ def score(net, forests, sentiment=False):
     """The shares of the labels that are told right, by name."""
     p, labels, roots = predictions(net, forests)
     right, told = p.argmax(axis=1) == labels, labels != NO_LABEL
-    shares = {"roots": right[roots].mean(), "all nodes": right[told].mean()}
+    shares = {"roots": right[roots].mean()}
+    if (told & ~roots).any():
+        shares["all nodes"] = right[told].mean()
     if sentiment:
         positive = p[:, 3:].sum(axis=1) > p[:, :2].sum(axis=1)
         right, told = positive == (labels > 2), told & (labels != 2)
@@ -205,17 +207,17 @@ def demo(args, run):
     scores, nets = {}, {}
     for cell, learned in itertools.product(args.cells, args.trees):
         sizes = len(reader.words), len(reader.pieces), len(reader.labels)
-        net = nets[f"{cell} {learned}"] = RecursiveNet(*sizes, cell, args.hidden_size, args.dropout)
+        net = nets[cell, learned] = RecursiveNet(*sizes, cell, args.hidden_size, args.dropout)
         train(f"{cell} {learned}", net, forests, learned, args, run)
-        tg.save(run.path(f"{cell}_{learned}.npz"), net.state_dict())
+        tg.save(run.path(f"{cell}_{learned}.npz"), net.state_dict(), reader.known())
         for part, given in list(forests):
             if part != "train" and learned in ("gold", given):
                 shares = score(net, forests[part, given], reader.labels == SENTIMENT)
                 scores[cell, learned, part, given] = shares["roots"]
                 tell(cell, learned, part, given, shares, run)
-    draw_lengths(nets, forests, run)
+    draw_lengths(nets, forests, args, run)
     if "gold" in args.trees:
-        picture(nets[f"{args.cells[-1]} gold"], parts["dev"], reader, run)
+        picture(nets[args.cells[-1], "gold"], parts["dev"], reader, run)
     return {} if args.quick else claims(difference, scores, args)
 
 
@@ -226,16 +228,17 @@ def tell(cell, learned, part, given, shares, run):
     print(f"{cell:9} learned {learned:6} {part} given {given:6}{figures}", flush=True)
 
 
-def draw_lengths(nets, forests, run):
-    """Draw the share of dev roots that each net tells right among trees of about one length."""
+def draw_lengths(nets, forests, args, run):
+    """Draw the share of dev roots that nets tell right, among trees of about one length."""
     lengths = np.array([len(forest.words) for forest in forests["dev", "gold"]])
     parts = np.array_split(np.argsort(lengths, kind="stable"), LENGTHS)
-    columns = {"words of the tree": [lengths[part].mean() for part in parts]}
-    for name, net in nets.items():
-        p, labels, roots = predictions(net, forests["dev", name.split()[-1]])
-        right = (p.argmax(axis=1) == labels)[roots]
-        columns[name] = [right[part].mean() for part in parts]
-    run.curves("roots_by_length", columns, "share of dev roots right")
+    for cell in args.cells:
+        columns = {"words of the tree": [lengths[part].mean() for part in parts]}
+        for shape in args.trees:
+            p, labels, roots = predictions(nets[cell, shape], forests["dev", shape])
+            right = (p.argmax(axis=1) == labels)[roots]
+            columns[shape] = [right[part].mean() for part in parts]
+        run.curves(f"roots_by_length_{cell}", columns, f"share of dev roots right, {cell}")
 
 
 def claims(difference, scores, args):
@@ -294,9 +297,9 @@ def main(argv=None):
     p.add_argument("--trees", nargs="+", choices=SHAPES, default=SHAPES, help="to learn from")
     p.add_argument("--labels", choices=["all", "shared"], default="all", help="of which nodes")
     p.add_argument("--test", action="store_true", help="read the test trees too, when all is set")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=32, help="units of h and of x")
-    p.add_argument("--dropout", type=kit.fraction, default=0.4, help="share of x and of h dropped")
-    kit.training_flags(p, epochs=3, batch_size=50, lr=5e-3)
+    p.add_argument("--hidden-size", type=kit.positive(int), default=24, help="units of h and of x")
+    p.add_argument("--dropout", type=kit.fraction, default=0.25, help="share of x and of h dropped")
+    kit.training_flags(p, epochs=3, batch_size=50, lr=4e-3)
     args = p.parse_args(argv)
     if args.quick:
         args.limit, args.epochs, args.hidden_size = 200, 1, 8

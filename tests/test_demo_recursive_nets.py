@@ -3,7 +3,6 @@
 import csv
 import itertools
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -90,19 +89,27 @@ def test_a_quick_run_on_a_treebank_leaves_its_files(treebank, tmp_path, capsys):
     left = itertools.product(demo.CELLS, ["left"], ["dev", "test"], ["left"])
     assert learned == {*gold, *left}
     assert all(s["right"].keys() == FIGURES for s in scores)
-    for name in ("tree", "roots_by_length"):
+    for name in ("tree", *(f"roots_by_length_{cell}" for cell in demo.CELLS)):
         assert (tmp_path / f"out/{name}.png").read_bytes().startswith(b"\x89PNG")
         assert len((tmp_path / f"out/{name}.csv").read_text().splitlines()) > demo.LENGTHS
     saved = tg.load(tmp_path / "out/RecNN_left.npz")
-    assert saved["cell.U"].shape == (8, 8)
+    assert saved["cell.U"].shape == (8, 8) and len(saved["words"]) == 7
+    assert sorted(saved.metadata["words"]) == [
+        "<unknown>",
+        "awful",
+        "bad",
+        "fine",
+        "good",
+        "v",
+        "w",
+    ]
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(scores)
 
 
 def test_a_quick_run_on_programs_has_labels_at_roots_alone(tmp_path, capsys):
     assert run(tmp_path, "--data", PACKAGE, "--cells", "Tree-LSTM") == 0
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if "learned left" in line)
-    roots, nodes = re.fullmatch(r".* roots +(\S+) +all nodes +(\S+)", line).groups()
-    assert roots == nodes
+    out = capsys.readouterr().out
+    assert out.count(" roots ") == 5 and "nodes" not in out
     assert (tmp_path / "out/tree.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -240,9 +247,12 @@ def test_scores_by_hand(monkeypatch):
     said = p, np.array([4, 1, 2, -1]), np.array([True, True, True, False])
     monkeypatch.setattr(demo, "predictions", lambda net, forests: said)
     shares = demo.score(None, None, sentiment=True)
-    assert shares["roots"] == shares["all nodes"] == pytest.approx(2 / 3)
+    assert shares["roots"] == pytest.approx(2 / 3) and "all nodes" not in shares
     # 4 against 3: negative, and wrong; 4 against 5: positive, and wrong though 1 was likeliest
     assert shares["binary roots"] == shares["binary nodes"] == 0.0
+    said[2][0] = False  # a node that is no root
+    shares = demo.score(None, None)
+    assert shares == pytest.approx({"roots": 1.0, "all nodes": 2 / 3})
 
 
 @pytest.mark.parametrize("steps", [2, 3, 30])
