@@ -108,6 +108,29 @@ def byte_pairs(sentences, size):
     return sentencepiece.SentencePieceProcessor(model_proto=learned.getvalue())
 
 
+class Corpus:
+    """Pairs of words, {part: [(source, target)]}, the same pairs as ids, and the two languages."""
+
+    def __init__(self, words, pieces=0):
+        self.words = words
+        self.languages = [Language([pair[k] for pair in words["train"]], pieces) for k in (0, 1)]
+        self.ids = {part: [self.encode(pair) for pair in own] for part, own in words.items()}
+
+    def encode(self, pair):
+        """A pair of words as a pair of ids."""
+        return tuple([one.encode(side) for one, side in zip(self.languages, pair, strict=True)])
+
+    def describe(self, say):
+        """Say how much there is of each part, and how many of its sources training has, too."""
+        known = {tuple(source) for source, _ in self.words["train"]}
+        for part, own in self.words.items():
+            count = [f"{sum(len(pair[k]) for pair in own):,}" for k in (0, 1)]
+            met = sum(tuple(source) in known for source, _ in own)
+            again = f"; training has {met:,} of the sources" if part != "train" else ""
+            say(f"{part}: {len(own):,} pairs of {count[0]} and {count[1]} words{again}")
+        say("vocabularies: {:,} and {:,}".format(*map(len, self.languages)))
+
+
 # ---- CLDR ----
 
 

@@ -32,13 +32,12 @@ import functools
 import itertools
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
-from demos._parallel import END, PADDING, Language, cldr_pairs, read_pairs
+from demos._parallel import END, PADDING, Corpus, cldr_pairs, read_pairs
 from demos._pictures import heat_map
 
 BANDS = 4  # of lengths, by which BLEU is told
@@ -209,48 +208,23 @@ def weights_of(model, source, target):
 # ---- the data ----
 
 
-class Corpus(NamedTuple):
-    """Pairs (source, target) of each part, as words and as ids; the languages; sacrebleu's BLEU."""
-
-    words: dict
-    ids: dict
-    languages: list
-    metric: object
-
-
-def corpus_of(args, run):
+def read(args):
     """The pairs of --data, or of CLDR."""
-    metric = bleu_metric()  # before all else: what is missing should be told at once
     if args.data:
         parts = {"train": "train", "val": "val", "test": args.test}
         words = {part: read_pairs(args.data, name, args.languages) for part, name in parts.items()}
     else:
-        train, val, test = [n // 20 if args.quick else n for n in PAIRS.values()]
+        train, val, test = [n // 40 if args.quick else n for n in PAIRS.values()]
         pairs = cldr_pairs(train + val + test, MOST, args.seed)
         words = {"train": pairs[:train], "val": pairs[train:-test], "test": pairs[-test:]}
-    languages = [Language([pair[k] for pair in words["train"]], args.pieces) for k in (0, 1)]
-    ids = {part: [encoded(pair, languages) for pair in own] for part, own in words.items()}
-    known = {tuple(source) for source, _ in words["train"]}
-    for part, own in words.items():
-        unseen = sum(tuple(source) not in known for source, _ in own)
-        count = [sum(len(pair[k]) for pair in own) for k in (0, 1)]
-        run.say(
-            f"{part}: {len(own):,} pairs, {count[0]:,} and {count[1]:,} words"
-            + (f"; {unseen:,} sources are not among those to train on" if part != "train" else "")
-        )
-    run.say(f"vocabularies: {len(languages[0]):,} and {len(languages[1]):,}")
-    return Corpus(words, ids, languages, metric)
+    return Corpus(words, args.pieces)
 
 
-def encoded(pair, languages):
-    """The ids of both sides of a pair."""
-    return tuple([language.encode(side) for language, side in zip(languages, pair, strict=True)])
+# ---- BLEU ----
 
 
-# ---- the demo ----
-
-
-def bleu_metric():
+@functools.cache
+def metric():
     """BLEU of words as they are."""
     try:
         from sacrebleu.metrics import BLEU
@@ -264,7 +238,7 @@ def bleu_of(corpus, part, written, places=None):
     places = range(len(written)) if places is None else places
     said = [" ".join(corpus.languages[1].words(written[i])) for i in places]
     right = [" ".join(corpus.words[part][i][1]) for i in places]
-    return corpus.metric.corpus_score(said, [right]).score
+    return metric().corpus_score(said, [right]).score
 
 
 def bands_of(lengths):
@@ -277,8 +251,13 @@ def bands_of(lengths):
     return bands
 
 
+# ---- the demo ----
+
+
 def demo(args, run):
-    corpus = corpus_of(args, run)
+    metric()  # if it is missing, that should be told before the training
+    corpus = read(args)
+    corpus.describe(run.say)
     lengths = np.array([len(source) for source, _ in corpus.words["test"]])
     bands, beams, tests, written = bands_of(lengths), {}, {}, {}
     for context in args.context:
@@ -297,7 +276,7 @@ def demo(args, run):
     by_length = {context: scores[:-1] for context, scores in tests.items()}
     run.curves("bleu_by_length", middles | by_length, "BLEU of the test")
     report(corpus, beams, tests, bands, written)
-    return {} if args.quick else claims(tests)
+    return {} if args.quick else claims(tests, beams)
 
 
 def draw(context, model, corpus, written, run):
@@ -326,7 +305,7 @@ def report(corpus, beams, tests, bands, written):
     print(f"{'test BLEU, by words of the source':36}" + "".join(f"{h:>9}" for h in heads))
     for context, scores in tests.items():
         print(f"  {context:34}" + "".join(f"{score:9.2f}" for score in scores))
-    print(f"  BLEU is {corpus.metric.get_signature()}")
+    print(f"  BLEU is {metric().get_signature()}")
     i = next(reversed(bands.values()))[0]
     source, target = corpus.words["test"][i]
     print(f"  {'source':16}{' '.join(source)}\n  {'reference':16}{' '.join(target)}")
@@ -334,14 +313,18 @@ def report(corpus, beams, tests, bands, written):
         print(f"  {context:16}{' '.join(corpus.languages[1].words(own[i]))}")
 
 
-def claims(tests):
-    """What the slide says, with whether it was seen, as far as the contexts were compared."""
-    fixed, seen = tests.get("fixed"), {}
-    for context in tests.keys() - {"fixed"} if fixed else ():
-        own = tests[context]
-        seen[f"{context} attention passes the fixed context"] = own[-1] > fixed[-1]
-        seen[f"and the longer the source, the more: {context}"] = (
-            own[-2] - fixed[-2] > own[0] - fixed[0]
+def claims(tests, beams):
+    """What the slides say, with whether it was seen, as far as the contexts were compared."""
+    seen, fixed = {}, tests.get("fixed")
+    for context, own in tests.items() if fixed else ():
+        if context != "fixed":
+            gains = np.subtract(own, fixed)
+            seen[f"{context} attention is better than the fixed context"] = gains[-1] > 0
+            seen[f"{context} attention gains more on long than on short"] = gains[-2] > gains[0]
+    greedy = beams.get("fixed", {}).get(1)
+    if greedy is not None:
+        seen["where the net is unsure, a beam finds what greedy choice misses"] = (
+            max(beams["fixed"].values()) > greedy
         )
     return seen
 

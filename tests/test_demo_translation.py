@@ -222,9 +222,8 @@ def test_bands_hold_every_place_once(lengths):
 
 def test_bleu_is_that_of_the_words_of_the_part_and_the_places():
     pairs = [(["x"], text.split()) for text in ("a b c d e", "f g h i j")]
-    language = parallel.Language([target for _, target in pairs * 2])
-    corpus = demo.Corpus({"val": pairs}, {}, [None, language], demo.bleu_metric())
-    written = [language.encode(pairs[0][1]), language.encode("f g h h j".split())]
+    corpus = parallel.Corpus({"train": pairs * 2, "val": pairs})
+    written = [corpus.encode((["x"], text.split()))[1] for text in ("a b c d e", "f g h h j")]
     assert demo.bleu_of(corpus, "val", written, [0]) == pytest.approx(100)
     precisions = [9 / 10, 6 / 8, 4 / 6, 2 / 4]
     assert demo.bleu_of(corpus, "val", written) == pytest.approx(
@@ -232,11 +231,12 @@ def test_bleu_is_that_of_the_words_of_the_part_and_the_places():
     )
 
 
-def test_claims_compare_attention_with_the_fixed_context():
-    tests = {"fixed": [50, 10, 25], "additive": [60, 50, 55]}
-    assert demo.claims(tests).values() and all(demo.claims(tests).values())
-    assert not any(demo.claims(tests | {"additive": [60, 10, 20]}).values())
-    assert demo.claims({"additive": [60, 50, 55]}) == {}
+def test_claims_compare_attention_with_the_fixed_context_and_the_beam_with_greedy_choice():
+    tests, beams = {"fixed": [50, 10, 25], "additive": [60, 50, 55]}, {"fixed": {1: 20, 2: 21}}
+    good, bad = demo.claims(tests, beams), tests | {"additive": [60, 10, 20]}
+    assert len(good) == 3 and all(good.values())
+    assert not any(demo.claims(bad, {"fixed": {1: 20, 2: 19}}).values())
+    assert demo.claims({"additive": [60, 50, 55]}, {"additive": {1: 50}}) == {}
 
 
 # ---- the run ----
@@ -251,7 +251,7 @@ def test_a_quick_run_tells_bleu_by_length_and_draws_attention(tmp_path, capsys):
     for name in ("attention_additive", "attention_multiplicative", "bleu_by_length"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     for context in demo.CONTEXTS:
-        assert len((tmp_path / f"{context}.txt").read_text().splitlines()) == 50
+        assert len((tmp_path / f"{context}.txt").read_text().splitlines()) == 25
         assert (tmp_path / f"{context}.npz").exists()
 
 
