@@ -26,16 +26,17 @@ def edges_of(items):
     return np.stack([parents, structure.children], axis=1)
 
 
-def draw(run, name, items, columns, panels):
-    """Write a row for each node, with `columns`, to NAME.csv, and draw NAME.png.
+def draw(run, tree, told, gradient, sentiment):
+    """Write tree.csv, a row for each node, and draw tree.png: what is told there, what gradient is.
 
-    `columns` are {name: a value for each node}; `panels` are {title: (name of a column, colours,
-    range or None, whether on a logarithmic scale)}.
+    `told` is a sentiment from 0 to 4, or else a probability.
     """
+    items = tree.postfix
     (x, depth), words = places_of(items), words_of(items)
     phrases = [" ".join(words[first : last + 1]) for first, last in spans_of(items)]
-    table = {"node": range(len(items)), "phrase": phrases, "x": x, "depth": depth} | columns
-    with run.path(name + ".csv").open("w", newline="", encoding="utf-8") as file:
+    table = {"node": range(len(items)), "phrase": phrases, "x": x, "depth": depth}
+    table |= {"label": tree.labels, "told": told, "|dL/dh|": gradient}
+    with run.path("tree.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow(table)
         csv.writer(file).writerows(zip(*table.values(), strict=True))
     if not run.plot:
@@ -44,17 +45,21 @@ def draw(run, name, items, columns, panels):
         from matplotlib.colors import LogNorm, Normalize
         from matplotlib.figure import Figure
     except ImportError:
-        run.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
+        run.say("tree.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
         return
+    what = "the sentiment, 0 to 4," if sentiment else "p of what the root is said to be,"
+    colours, norm = ("RdYlGn", Normalize(0, 4)) if sentiment else ("Blues", Normalize(0, 1))
+    panels = [
+        (f"{what} as told at each node; right at the root: {tree.label}", "told", colours, norm),
+        ("the gradient of the root's loss at each node", "|dL/dh|", "Blues", LogNorm()),
+    ]
     wide = max(0.5, 0.2 + 0.08 * max(map(len, words)))  # inches from one word to the next
     size = 2.5 + wide * len(words), len(panels) * (1.5 + 0.4 * depth.max())
     figure, edges = Figure(figsize=size, layout="constrained"), edges_of(items)
-    for axes, (title, panel) in zip(figure.subplots(len(panels)), panels.items(), strict=True):
-        column, colours, limits, logarithmic = panel
-        norm = (LogNorm if logarithmic else Normalize)(*limits or ())
+    for axes, (title, column, colours, norm) in zip(figure.subplots(2), panels, strict=True):
         axes.plot(x[edges].T, -depth[edges].T, color="grey", linewidth=0.8, zorder=1)
         style = {"cmap": colours, "norm": norm, "edgecolors": "black", "linewidths": 0.5}
-        discs = axes.scatter(x, -depth, c=columns[column], s=110, zorder=2, **style)
+        discs = axes.scatter(x, -depth, c=table[column], s=110, zorder=2, **style)
         leaves = [node for node, item in enumerate(items) if item is not REDUCE]
         for leaf, word in zip(leaves, words, strict=True):
             style = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
@@ -63,4 +68,4 @@ def draw(run, name, items, columns, panels):
         axes.margins(y=0.12)
         axes.spines[:].set_visible(False)
         figure.colorbar(discs, label=column)
-    figure.savefig(run.path(name + ".png"), dpi=110)
+    figure.savefig(run.path("tree.png"), dpi=110)

@@ -260,6 +260,7 @@ def picture(net, trees, reader, run):
     Its nodes are coloured by what is told there and by the gradient of the root's loss.
     """
     trees = [tree for tree in trees if len(words_of(tree.postfix)) in PICTURED]
+    trees = [tree for tree in trees if tree.label in reader.labels]
     if not trees:
         return
     net.eval()
@@ -269,17 +270,8 @@ def picture(net, trees, reader, run):
     loss = tg.cross_entropy(net.S(hidden(state)[-1:]), forest.labels[-1:])
     report = tg.time_report(loss, state, net, forest.structure, probes=1)
     gradient = np.sqrt(sum(norms**2 for norms in report.gradients.values()))
+    pictures.draw(run, tree, told(net, tree, reader), gradient, reader.labels == SENTIMENT)
     net.train()
-    columns = {"label": tree.labels, "told": told(net, tree, reader), "|dL/dh|": gradient}
-    if reader.labels == SENTIMENT:
-        title, colours, limits = "the sentiment told at each node, 0 to 4", "RdYlGn", (0, 4)
-    else:
-        title, colours, limits = "p, at each node, of what the root is said to be", "Blues", (0, 1)
-    panels = {
-        f"{title}; right at the root: {tree.label}": ("told", colours, limits, False),
-        "the gradient of the root's loss at each node": ("|dL/dh|", "Blues", None, True),
-    }
-    pictures.draw(run, "tree", tree.postfix, columns, panels)
 
 
 @tg.no_grad()
