@@ -15,16 +15,19 @@ otherwise known by its lower-cased form and its pattern of capitals, and the rar
 often it is hidden in training, so that nets learn what to make of unknown words.
 
 A beam can only choose among what the net holds probable.  Every p(y^t | y^{t-1}, ...) sums to 1,
-after a wrong tag too, so that later words take little from a wrong branch: label bias.  Measured is
-by how much greedy choice prefers its first mistake in a line, and by how much all later words speak
-against it; where that is less, no beam helps.  forward+crf reads the same words from left to right
-and has no label bias.
+after a wrong tag too, so that later words take little from a wrong branch, and a word whose own tag
+is certain takes nothing: label bias.  Measured is by how much greedy choice prefers its mistake,
+and by how much all later words speak against it; where that is less, no beam helps.  forward+crf
+reads the same words from left to right, but a pair of tags that do not go together costs what it
+costs, and so the word behind can still change the tag before it.
 
-Data are the roles of identifiers in the standard library, or by --data CoNLL-U files with UPOS.
-After every epoch a net is tried on the dev part, the best is kept, and test is read once.  For the
-English Web Treebank:
+Data are the roles of identifiers in the standard library, where what tells is an operator behind;
+operators and keywords have their own spelling for a tag, which does not count.  Or, by --data, they
+are CoNLL-U files with UPOS.  After every epoch a net is tried on the dev part, the best is kept,
+and test is read once.  For the English Web Treebank:
 
     python -m demos.pos_tagging --data DIR --epochs 8 --hidden-size 300 --dropout 0.5 --lr 4e-3
+      --readers forward conditioned forward+crf delayed-1 both both+characters both+crf+characters
 
 EXERCISE: write `viterbi(scores, moves)` here: of all sequences y of T tags out of K, the list y for
 which the sum of scores[t, y[t]] over t and of moves[y[t-1], y[t]] over t > 0 is greatest, given
@@ -354,11 +357,11 @@ def report_branches(name, found, run):
     ahead, against = np.median(found, axis=0) if len(found) else (0.0, 0.0)
     outweighed = np.sum(found[:, 1] > found[:, 0])
     run.log(branches=name, lines=len(found), ahead=ahead, against=against, outweighed=outweighed)
+    print(f"{name}: {len(found):,} lines in which greedy choice is wrong once, where the wrong tag")
+    print(f"  is ahead by {ahead:.2f} nats (median).  All later words speak against it by")
     print(
-        f"{name}: in {len(found):,} lines greedy choice is wrong once, where the wrong tag is ahead"
+        f"  {against:.2f} nats (median), and outweigh it in {outweighed:,}: no beam repairs the others"
     )
-    print(f"  by {ahead:.2f} nats (median); all later words speak against it by {against:.2f} nats")
-    print(f"  (median), and outweigh it in {outweighed:,}: no beam can repair the others")
 
 
 def draw_beams(name, shares, run):
