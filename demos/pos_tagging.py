@@ -360,7 +360,7 @@ def report_branches(name, found, run):
     print(f"{name}: {len(found):,} lines in which greedy choice is wrong once, where the wrong tag")
     print(f"  is ahead by {ahead:.2f} nats (median).  All later words speak against it by")
     print(
-        f"  {against:.2f} nats (median), and outweigh it in {outweighed:,}: no beam repairs the others"
+        f"  {against:.2f} nats (median), and outweigh it in {outweighed:,}: in others no beam helps"
     )
 
 
