@@ -30,7 +30,6 @@ words of the references and w words written.  `pytest -k bleu` grades it.
 
 import functools
 import itertools
-import time
 from pathlib import Path
 
 import numpy as np
@@ -157,13 +156,13 @@ def trained(context, corpus, args, run):
         run.log(context=context, greedy_bleu=bleu, perplexity=e)
         return bleu
 
-    begun, epoch = time.monotonic(), functools.partial(kit.batches, lengths, args.batch_size)
+    epoch = functools.partial(kit.batches, lengths, args.batch_size)
     losses = kit.fit(
         model, loss_of, epoch, args, run, context, rate=rate, clip=1.0, validate=validate
     )
-    count, minutes = sum(p.size for p in model.parameters()), (time.monotonic() - begun) / 60
-    run.say(f"{context}: {count:,} parameters, {len(losses):,} updates, {minutes:.1f} minutes")
-    run.log(context=context, parameters=count, updates=len(losses), minutes=minutes)
+    count = sum(p.size for p in model.parameters())
+    run.say(f"{context}: {count:,} parameters, {len(losses):,} updates")
+    run.log(context=context, parameters=count, updates=len(losses))
     tg.save(run.path(f"{context}.npz"), model.state_dict())
     return model.eval()
 

@@ -88,8 +88,10 @@ def test_cldr_says_the_same_in_both_languages_and_nothing_twice():
     assert any("vor" in t.split() for s, t in said.items() if s.endswith("ago"))
 
 
-def test_what_babel_is_needed_for_is_said(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "babel", None)
+@pytest.mark.parametrize("name", ["babel", "sacrebleu.metrics"])
+def test_a_missing_package_is_named(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    demo.metric.cache_clear()
     assert run(tmp_path) == 1
     assert "pip install 'tinygrad_rnn[demos]'" in capsys.readouterr().err
 
