@@ -361,6 +361,13 @@ class Run:
         self.metrics.write(json.dumps(figures, default=float) + "\n")
         self.metrics.flush()
 
+    def epochs(self, label):
+        """What `fit` logged of each epoch, also before the run was gone on with."""
+        text = (self.out / "metrics.jsonl").read_text(encoding="utf-8")
+        lines = [json.loads(line) for line in text.splitlines()]
+        last = {line["epoch"]: line for line in lines if line.get("label") == label}
+        return list(last.values())
+
     def curves(self, name, columns, y_label, levels=None, log_scale=False):
         """Write `columns` (the first is the x axis) to NAME.csv and draw them in NAME.png.
 

@@ -10,7 +10,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from demos import __main__ as demos
-from demos import _ngrams, bptt_by_hand, char_lm, engine_on_one_page, expression_roles
+from demos import bptt_by_hand, char_lm, engine_on_one_page, expression_roles
 
 
 def test_the_list_names_every_demo(capsys):
@@ -77,20 +77,6 @@ def test_the_engine_on_one_page_is_short_and_gives_the_gradients_of_the_package(
     source = Path(engine_on_one_page.__file__).read_text(encoding="utf-8").splitlines()
     lines = [line for line in source if line.strip() and not line.lstrip().startswith("#")]
     assert len(lines) < 80
-
-
-def test_n_grams_are_probabilities():
-    """Summed over all next characters they are 1, whatever came before."""
-    rng = np.random.default_rng(0)
-    train, V = rng.integers(0, 4, 300), 4
-    for history in ([0, 1, 2, 3, 0, 1], [3, 3, 3, 3, 3, 3]):
-        totals = np.zeros(6)
-        for last in range(V):
-            before = _ngrams.witten_bell(train, np.array(history), V)
-            after = _ngrams.witten_bell(train, np.array([*history, last]), V)
-            n = len(history)
-            totals += np.exp(-(np.array(after) * (n + 1) - np.array(before) * n))
-        np.testing.assert_allclose(totals, 1.0, rtol=1e-9)
 
 
 @pytest.mark.parametrize("demo", [char_lm, expression_roles], ids=lambda demo: demo.__name__)
