@@ -213,3 +213,39 @@ def capitals(form):
     """The pattern of capitals and digits in a word, 0 .. 15."""
     inner, small, digit = (any(map(test, form[i:])) for i, test in KINDS)
     return 8 * form[:1].isupper() + 4 * inner + 2 * small + digit
+
+
+# ---- lines as numbers ----
+
+
+class Part(NamedTuple):
+    """For every line the numbers of its words, those of their tags, and which of them count."""
+
+    x: list
+    y: list
+    counts: list
+
+
+def labels(line):
+    """The tag of each word and True or, where it has none, its own spelling and False."""
+    pairs = zip(line.words, line.tags, strict=True)
+    return [(tag, True) if tag else (repr(word), False) for word, tag in pairs]
+
+
+def tag_numbers(lines, most):
+    """{tag: number}: 0 and up to `most` spellings of words that have no tag, then all tags."""
+    tags = sorted({tag for line in lines for tag in line.tags} - {None})
+    if len(tags) < 2:
+        raise kit.DataError(f"nothing to learn: no tags but {', '.join(tags)}")
+    untagged = [[label for label, counts in labels(line) if not counts] for line in lines]
+    words = kit.vocabulary(untagged, (kit.UNKNOWN,), most=most).words
+    return kit.Vocabulary([*words, *tags]).ids
+
+
+def encoded(lines, forms, tags):
+    """The lines as a Part; a tag that is not among `tags` has a number that no tag has."""
+    x = [forms.numbers.encode(line.words) for line in lines]
+    pairs = [labels(line) for line in lines]
+    y = [[tags.get(tag, len(tags) if counts else 0) for tag, counts in line] for line in pairs]
+    counts = [[counts for _, counts in line] for line in pairs]
+    return Part(x, list(map(np.array, y)), list(map(np.array, counts)))

@@ -37,13 +37,12 @@ arrays (T, K) and (K, K), in a time that grows as T K^2.  `pytest -k viterbi` gr
 import collections
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
-from demos._tagging import STDLIB, Forms, read_lines, split
+from demos._tagging import STDLIB, Forms, encoded, read_lines, split, tag_numbers
 
 PARTS = ("train", "dev", "test")
 MARKS = 20  # words without a tag that stand for themselves, at most
@@ -255,48 +254,20 @@ def branches(model, x, y):
 # ---- the demo ----
 
 
-class Part(NamedTuple):
-    """For every line the numbers of its words, of their tags, and which of them count."""
-
-    x: list
-    y: list
-    counts: list
-
-
-def read_and_encode(args, run):
+def read(args, run):
     """{part: its lines}, the forms, and the number of tags."""
     lines = read_lines(args.data, STDLIB[:3] if args.quick else STDLIB)
-    lines = [line for line in lines if any(line.tags)]
-    parts, rng = (
-        dict(zip(PARTS, split(lines, PARTS), strict=True)),
-        np.random.default_rng(args.seed),
-    )
-    for name, lines in parts.items():
+    parts = split([line for line in lines if any(line.tags)], PARTS)
+    rng, taken = np.random.default_rng(args.seed), {}
+    for name, lines in zip(PARTS, parts, strict=True):
         size = args.lines if name == "train" else args.held_out
-        parts[name] = [lines[i] for i in rng.permutation(len(lines))[:size]]
-        run.say(f"{name}: {len(parts[name]):,} lines of {len(lines):,}")
-    tags = sorted({tag for line in parts["train"] for tag in line.tags} - {None})
-    if len(tags) < 2 or not all(parts.values()):
-        raise kit.DataError("nothing to learn: fewer than two tags, or too few lines")
+        taken[name] = [lines[i] for i in rng.permutation(len(lines))[:size]]
+        run.say(f"{name}: {len(taken[name]):,} lines of {len(lines):,}")
+    if not all(taken.values()):
+        raise kit.DataError("too few lines to train on some and to test on others")
+    forms, tags = Forms(*taken.values()), tag_numbers(taken["train"], MARKS)
     run.say(f"tags: {', '.join(tags)}")
-    untagged = [[label for label, counts in labels(line) if not counts] for line in parts["train"]]
-    marks = kit.vocabulary(untagged, (kit.UNKNOWN,), most=MARKS)
-    forms, ids = Forms(*parts.values()), kit.Vocabulary([*marks.words, *tags]).ids
-    for name, lines in parts.items():
-        x = [forms.numbers.encode(line.words) for line in lines]
-        pairs = [labels(line) for line in lines]
-        y = [
-            [ids.get(label, len(ids) if counts else 0) for label, counts in line] for line in pairs
-        ]
-        counts = [np.array([counts for _, counts in line]) for line in pairs]
-        parts[name] = Part(x, list(map(np.array, y)), counts)
-    return parts, forms, len(ids)
-
-
-def labels(line):
-    """The tag of each word and True, or, where it has none, its spelling and False."""
-    pairs = zip(line.words, line.tags, strict=True)
-    return [(tag, True) if tag else (repr(word), False) for word, tag in pairs]
+    return {name: encoded(lines, forms, tags) for name, lines in taken.items()}, forms, len(tags)
 
 
 def kinds_of_words(train, test):
@@ -314,7 +285,7 @@ def kinds_of_words(train, test):
 
 
 def demo(args, run):
-    data, forms, tags = read_and_encode(args, run)
+    data, forms, tags = read(args, run)
     test = data[args.on]
     said, models = {}, {}
     for name in args.readers:
