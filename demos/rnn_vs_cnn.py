@@ -32,6 +32,7 @@ SYMBOLS = 8  # that may come first; as many others follow
 STEPS_BACK = 32  # for the curve of gradients
 NOISES = 25  # continuations for each first symbol and delay, to test on
 STEPS_AN_EPOCH = 50
+OFTEN = 6  # times as often as chance a net is right that remembers
 MARGIN = 2.0  # by which the ratio of times must grow with T
 
 
@@ -290,8 +291,9 @@ def demo(args, run):
     shares = compare_memory(models, args, run)
     report(windows, chains, times, shares, args)
     stacks = [name for name in models if name != "recurrent"]
-    beyond = [shares[name][windows[name] :] for name in stacks]
-    within = [shares[name][: windows[name]] for name in stacks]
+    within = np.concatenate([shares[name][: windows[name]] for name in stacks])
+    beyond = np.concatenate([shares[name][windows[name] :] for name in stacks])
+    often = OFTEN / SYMBOLS
     if args.quick:
         return {}
     return {
@@ -299,11 +301,11 @@ def demo(args, run):
         "the window of L layers of width k is L (k - 1) + 1; the recurrent net has no end of it": (
             windows == expected
         ),
-        "beyond its window a stack is right as often as chance, to the last digit": all(
-            (share == 1 / SYMBOLS).all() for share in beyond
+        "beyond its window a stack is right as often as chance, to the last digit": (
+            (beyond == 1 / SYMBOLS).all()
         ),
-        "within it a stack is right": min(share.min() for share in within) > 0.9,
-        "the recurrent net is right at every delay": shares["recurrent"].min() > 0.9,
+        f"within it, {OFTEN} times as often or more": within.min() >= often,
+        "the recurrent net is at every delay, too": shares["recurrent"].min() >= often,
         "a stack's chain of calls is as long for every T, the recurrent net's grows with T": (
             len(set(chains[name_of(*STACKS[-1])])) == 1
             and all(np.diff(chains["recurrent"]) >= np.diff(args.lengths))
