@@ -1,0 +1,305 @@
+"""A recurrent net that predicts the next word (Mikolov et al. 2010), against n-grams.
+
+    h^t = sigmoid(U x^t + W h^{t-1})        y^t = softmax(V h^t)        E^t = -log y^t[x^{t+1}]
+
+x^t is a row of a table, one for each word.  An n-gram knows the n - 1 words before; what h^{t-1}
+holds may go back to the beginning of the text.  Three models read the same text, with the same
+words and the same split: Kneser-Ney n-grams, this net, and an LSTM in its place.  The figure is the
+perplexity, exp of the mean of E over all words of the test part, the ends of paragraphs among them:
+between how many equally likely words a model wavers.  What is chosen, the order of the n-grams, the
+epoch, how much of a mixture either model makes, is chosen on the validation part.
+
+The nets are trained by truncated BPTT down parallel streams, by SGD at a full rate for some epochs
+and then at one that falls epoch by epoch: Zaremba et al. 2014, whose two smaller models are
+`--config small` and `--config medium`.  Their figures are for the Penn Treebank, which is not here:
+`--data FOLDER` reads it.  The default text is the docstrings of the standard library.
+
+EXERCISE: write `mixture(p, q)` here: the share w of `p` for which the product of w p + (1 - w) q is
+largest, p and q being what two models gave the same words, (N,).  Begin at 1/2 and repeat: w is the
+mean, over the words, of how probable it is that p was the model that spoke, w p / (w p + (1 - w) q)
+(Jelinek and Mercer 1980).  `pytest -k mixture` grades it.
+"""
+
+import argparse
+import ast
+import itertools
+import math
+import platform
+import re
+import sysconfig
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from demos import _kit as kit
+from demos._ngrams import kneser_ney
+from demos._trees import STDLIB, python_files, syntax_tree
+from demos.char_lm import windows
+
+END = "<eos>"  # of a paragraph, or of a line of a treebank: a word like any other
+PARTS = ("train", "valid", "test")
+CELLS = ("sigmoid", "lstm")
+ORDER = 5  # of the n-grams, at most
+STREAMS = 20  # to validate in; the test is read in one
+WINDOW = 50  # steps at once when nothing is trained
+
+
+class Config(NamedTuple):
+    """Settings of a training run."""
+
+    cells: tuple
+    layers: int
+    hidden_size: int
+    bptt: int
+    batch_size: int
+    init: float
+    dropout: float
+    lr: float
+    full_rate: int
+    decay: float
+    epochs: int
+    clip: float = 5.0
+
+
+CONFIGS = {
+    "slide": Config(CELLS, 1, 128, 20, 20, 0.1, 0.2, 1.0, full_rate=2, decay=1 / 2, epochs=5),
+    "small": Config(("lstm",), 2, 200, 20, 20, 0.1, 0.0, 1.0, full_rate=4, decay=1 / 2, epochs=13),
+    "medium": Config(
+        ("lstm",), 2, 650, 35, 20, 0.05, 0.5, 1.0, full_rate=6, decay=1 / 1.2, epochs=39
+    ),
+}
+SETTINGS = {  # each a flag that takes the place of the setting of --config
+    "layers": (kit.positive(int), "of the net, one on the other"),
+    "hidden_size": (kit.positive(int), "units of h, and of a word's row"),
+    "bptt": (kit.positive(int), "steps of a window"),
+    "batch_size": (kit.positive(int), "parallel streams"),
+    "init": (kit.positive(float), "weights begin uniform between -INIT and INIT"),
+    "dropout": (kit.fraction, "share dropped of x, of h, and between layers"),
+    "lr": (kit.positive(float), "the rate of SGD at the start"),
+    "full_rate": (kit.positive(int), "epochs before the rate falls"),
+    "decay": (kit.positive(float), "its factor at each epoch from then on"),
+    "epochs": (kit.positive(int), "times the text is read"),
+    "clip": (kit.positive(float), "the largest norm of a gradient"),
+}
+
+
+# ---- the model ----
+
+
+class WordLM(tg.nn.Module):
+    """Logits of the next word, and the state, at every step of a window."""
+
+    def __init__(self, words, cell, layers, hidden_size, dropout, tied=False):
+        self.embed = tg.nn.Embedding(words, hidden_size)
+        layer = tg.nn.LSTM if cell == "lstm" else tg.nn.RNN
+        settings = {} if cell == "lstm" else {"nonlinearity": cell}
+        sizes = hidden_size, hidden_size, layers
+        self.recurrent = layer(*sizes, dropout=dropout, **settings)
+        self.V = tg.nn.Linear(hidden_size, words)
+        self.dropout = tg.nn.Dropout(dropout)  # never on W h: Zaremba et al. 2014
+        if tied:  # a word is predicted where h is like its own row: Press and Wolf 2017
+            self.V.weight = self.embed.weight
+
+    def forward(self, ids, state=None):
+        """ids (T, B) and the state before them -> logits (T, B, V) and the state after them."""
+        h, state = self.recurrent(self.dropout(self.embed(ids)), state)  # h (T, B, H)
+        return self.V(self.dropout(h)), state
+
+
+def drawn(model, init):
+    """The model with all its weights drawn anew, uniform in -init .. init."""
+    for w in model.parameters():
+        w.array[...] = tg.default_rng().uniform(-init, init, w.shape)
+    return model
+
+
+# ---- training ----
+
+
+def rate(args):
+    """The factor of the rate when a share of the training is done: it changes with the epoch."""
+    factor = tg.schedules.decay(args.full_rate, args.decay)
+    return lambda share: factor(math.floor(share * args.epochs + 1e-6))
+
+
+def train(model, train_ids, valid, args, run, label):
+    """Train the model; its perplexity on the validation part after each epoch.
+
+    The published rate and clip are for E summed over the steps of a window.  The loss here is its
+    mean over the steps, which people can read; its gradient is smaller by their number.
+    """
+    parts = windows(train_ids, args.batch_size, args.bptt)
+
+    def loss_of(window, state):
+        x, y = window
+        logits, state = model(x, state)
+        return tg.cross_entropy(logits, y) * (len(x) / args.bptt), state  # the last may be shorter
+
+    def validate():
+        score = perplexity(probabilities(model, train_ids[-1:], valid, STREAMS))
+        run.say(f"{label}: validation perplexity {score:.1f}")
+        return -score
+
+    optimizer = tg.optim.SGD(model.parameters(), args.lr * args.bptt)
+    settings = {"clip": args.clip / args.bptt, "rate": rate(args), "validate": validate}
+    settings |= {"optimizer": optimizer, "carry": True}
+    kit.fit(model, loss_of, lambda rng: parts, args, run, label, **settings)
+    return [-line["validation"] for line in run.epochs(label)]
+
+
+# ---- what came of it ----
+
+
+@tg.no_grad()
+def probabilities(model, before, ids, streams=1):
+    """p of every id of `ids`, (N,), which go on after `before`; each stream is begun anew."""
+    model.eval()
+    x = np.concatenate([before, ids[:-1]])
+    length = math.ceil(len(ids) / streams)
+    x, y = (np.pad(part, (0, length * streams - len(ids))) for part in (x, ids))
+    x, y = x.reshape(streams, length).T, y.reshape(streams, length).T
+    found, state = [], None
+    for t in range(0, length, WINDOW):
+        logits, state = model(x[t : t + WINDOW], state)
+        log_p = tg.take_along_axis(tg.log_softmax(logits), y[t : t + WINDOW, :, None], -1)
+        found.append(np.exp(log_p.array[..., 0].astype(float)))
+    model.train()
+    return np.concatenate(found).T.ravel()[: len(ids)]
+
+
+def perplexity(p):
+    """exp of the mean of -log p."""
+    return float(np.exp(-np.log(p).mean()))
+
+
+def mixed(p, q, valid):
+    """The mixture w p + (1 - w) q, whose w, of eleven, is the best for the first `valid` words."""
+    mixtures = [w * p + (1 - w) * q for w in np.linspace(0, 1, 11)]
+    return min(mixtures, key=lambda mixture: perplexity(mixture[:valid]))
+
+
+# ---- the text ----
+
+
+def paragraphs(text):
+    """The words of each paragraph, in small letters, signs apart, with END after the last."""
+    parts = re.split(r"\n\s*\n", text.lower())
+    return [re.findall(r"\w+|[^\w\s]", part) + [END] for part in parts if part.strip()]
+
+
+def docstrings(modules):
+    """The docstrings of some modules of the standard library, each once."""
+    root = Path(sysconfig.get_path("stdlib"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = {}  # a set in the order of reading
+    for file in [file for name in modules for file in python_files(root / name)]:
+        for node in ast.walk(syntax_tree(file)):
+            if isinstance(node, kinds):
+                found[ast.get_docstring(node) or ""] = None
+    if not found:
+        raise kit.DataError(f"no Python sources in {root}: give a text by --data")
+    return "\n\n".join(found)
+
+
+def treebank(folder, part):
+    """The words of ptb.PART.txt or PART.txt as they stand there, with END after each line."""
+    for path in (folder / f"ptb.{part}.txt", folder / f"{part}.txt"):
+        if path.exists():
+            lines = [[*line.split(), END] for line in kit.read_text(path).splitlines()]
+            return [kit.UNKNOWN if word == "<unk>" else word for line in lines for word in line]
+    raise kit.DataError(
+        f"{folder}: no {part}.txt and no ptb.{part}.txt; expected: {', '.join(PARTS)}, or one file"
+    )
+
+
+def read(args):
+    """The words of the three parts, and how often one must occur in the first to be told apart."""
+    if args.data and args.data.is_dir():
+        return [treebank(args.data, part) for part in PARTS], 1
+    text = (
+        kit.read_text(args.data) if args.data else docstrings(STDLIB[: 2 if args.quick else None])
+    )
+    words = [word for paragraph in paragraphs(text) for word in paragraph]
+    cuts = len(words) * 8 // 10, len(words) * 9 // 10
+    return [words[: cuts[0]], words[cuts[0] : cuts[1]], words[cuts[1] :]], 2
+
+
+def encoded(parts, least, args):
+    """The vocabulary of the first part, and the ids of each part."""
+    vocabulary = kit.vocabulary([parts[0]], (kit.UNKNOWN,), least, args.words)
+    for part, words, fewest in zip(PARTS, parts, (2 * args.batch_size, 1, 1), strict=True):
+        if len(words) < fewest:
+            raise kit.DataError(
+                f"{args.data}: {len(words)} words to {part} on; expected: {fewest} or more"
+            )
+    return vocabulary, [vocabulary.encode(words) for words in parts]
+
+
+# ---- the demo ----
+
+
+def demo(args, run):
+    vocabulary, (train_ids, valid, test) = encoded(*read(args), args)
+    held, cut = np.concatenate([valid, test]), len(valid)
+    source = args.data or f"docstrings of Python {platform.python_version()}"
+    run.say(f"text: {source}; {len(train_ids):,} words to train, {cut:,} valid, {len(test):,} test")
+    unknown = np.mean(test == vocabulary.ids[kit.UNKNOWN])
+    run.say(f"{len(vocabulary):,} told apart; {unknown:.1%} of the test part are {kit.UNKNOWN}")
+
+    grams = kneser_ney(train_ids, held, len(vocabulary), ORDER)
+    orders = {f"{n}-grams": perplexity(p[:cut]) for n, p in enumerate(grams, 1)}
+    best = min(orders, key=orders.get)
+    found = {best: grams[list(orders).index(best)]}
+    curve = {"epoch": range(1, args.epochs + 1)}
+    for cell in args.cells:
+        sizes = args.layers, args.hidden_size, args.dropout, args.tied
+        model = drawn(WordLM(len(vocabulary), cell, *sizes), args.init)
+        kit.start_from(model, args)
+        run.say(f"{cell}: {sum(w.size for w in model.parameters()):,} parameters")
+        curve[cell] = train(model, train_ids, valid, args, run, cell)
+        found[cell] = probabilities(model, train_ids[-1:], held)
+        found[f"{cell} and {best}"] = mixed(found[cell], found[best], cut)
+        tg.save(run.path(f"{cell}.npz"), model.state_dict(), {"words": vocabulary.words})
+    run.curves("perplexity", curve, "perplexity on the validation part", {best: orders[best]})
+    figures = {name: (perplexity(p[:cut]), perplexity(p[cut:])) for name, p in found.items()}
+    return report(figures, best, args, run)
+
+
+def report(figures, best, args, run):
+    """Print the perplexities; what the slide says, with whether it was seen."""
+    print(f"{'perplexity':20}{'validation':>12}{'test':>10}")
+    for name, (valid, test) in figures.items():
+        print(f"{name:20}{valid:12.1f}{test:10.1f}")
+        run.log(model=name, validation=valid, test=test)
+    if args.quick or args.data:
+        return {}
+    order = [f"lstm and {best}", "lstm", "sigmoid", best]
+    return {
+        f"on the test part, {a} have a lower perplexity than {b}": figures[a][1] < figures[b][1]
+        for a, b in itertools.pairwise(order)
+    }
+
+
+def main(argv=None):
+    p = kit.parser("word_lm", __doc__)
+    p.add_argument("--data", type=Path, help="a UTF-8 text, or a folder with train, valid, test")
+    p.add_argument("--config", choices=CONFIGS, default="slide", help="where settings come from")
+    p.add_argument("--tied", action="store_true", help="one table for words in and words out")
+    p.add_argument("--words", type=kit.positive(int), default=10_000, help="told apart at most")
+    kit.resume_flags(p)
+    p.add_argument("--cells", nargs="+", choices=CELLS, default=argparse.SUPPRESS, help="the nets")
+    for name, (kind, what) in SETTINGS.items():
+        flag = f"--{name.replace('_', '-')}"
+        p.add_argument(flag, type=kind, default=argparse.SUPPRESS, help=what)
+    args = p.parse_args(argv)
+    given = vars(args) | ({"hidden_size": 16, "epochs": 2} if args.quick else {})
+    args = argparse.Namespace(**(CONFIGS[args.config]._asdict() | given))
+    if args.init_from and len(args.cells) > 1:
+        p.error("--init-from: the weights are those of one net, so name one by --cells")
+    return kit.main(demo, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
