@@ -101,9 +101,13 @@ def test_wrong_arguments_are_refused(flags, tmp_path):
 # ---- the published settings ----
 
 
+def published(name):
+    return argparse.Namespace(**demo.CONFIGS[name])
+
+
 def test_small_has_as_many_parameters_as_published_settings_give():
     """10,000 words: a table, two LSTMs with two biases of four gates each, and the readout."""
-    c = demo.CONFIGS["small"]
+    c = published("small")
     lstm = 4 * 200 * (200 + 200) + 2 * 4 * 200
     model = demo.WordLM(10_000, *c.cells, c.layers, c.hidden_size, c.dropout)
     assert size(model) == 10_000 * 200 + 2 * lstm + (200 * 10_000 + 10_000) == 4_653_200
@@ -112,7 +116,7 @@ def test_small_has_as_many_parameters_as_published_settings_give():
 
 
 def test_medium_has_as_many_parameters_as_published_settings_give():
-    c = demo.CONFIGS["medium"]
+    c = published("medium")
     lstm = 4 * 650 * (650 + 650) + 2 * 4 * 650
     model = demo.WordLM(10_000, *c.cells, c.layers, c.hidden_size, c.dropout)
     assert size(model) == 10_000 * 650 + 2 * lstm + (650 * 10_000 + 10_000) == 19_780_400
@@ -128,9 +132,9 @@ def test_medium_has_as_many_parameters_as_published_settings_give():
 @pytest.mark.parametrize("steps", [1, 3, 7, 2323])
 def test_the_published_schedule(name, bptt, init, dropout, rates, steps):
     """Zaremba et al. 2014: so many epochs at rate 1, and then less by a factor at each."""
-    c = demo.CONFIGS[name]
+    c = published(name)
     assert (c.bptt, c.init, c.dropout, c.lr, c.clip) == (bptt, init, dropout, 1.0, 5.0)
-    assert (c.layers, c.batch_size, c.epochs) == (2, 20, len(rates))
+    assert (c.words, c.layers, c.batch_size, c.epochs) == (10_000, 2, 20, len(rates))
     factor = demo.rate(c)
     for epoch, expected in enumerate(rates):
         for step in {0, 1 % steps, steps // 2, steps - 1}:  # as the kit counts what is done
@@ -140,8 +144,8 @@ def test_the_published_schedule(name, bptt, init, dropout, rates, steps):
 
 def settings(out, **changed):
     """Those of the small model, for little data, without checkpoints."""
-    config = demo.CONFIGS["small"]._replace(bptt=3, batch_size=2, epochs=1, **changed)
-    return argparse.Namespace(**config._asdict(), seed=0, out=out, quiet=True, no_plot=True)
+    config = demo.CONFIGS["small"] | {"bptt": 3, "batch_size": 2, "epochs": 1} | changed
+    return argparse.Namespace(**config, seed=0, out=out, quiet=True, no_plot=True)
 
 
 @pytest.mark.parametrize("clip", [5.0, 0.1])
