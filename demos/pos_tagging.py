@@ -316,10 +316,12 @@ def report(said, test, kinds, run):
     for name, tags in said.items():
         hits = np.concatenate(tags) == right
         shares[name] = {kind: hits[words].mean() for kind, words in kinds.items()}
-        more, error = gap(tags, said[first], test)
-        run.log(reader=name, accuracy=shares[name], more_than_first=more, standard_error=error)
+        greedy = name.split(", ")[0]  # the same weights, if the name says a beam
+        other = first if greedy == name else greedy
+        more, error = gap(tags, said[other], test)
+        run.log(reader=name, accuracy=shares[name], other=other, more=more, standard_error=error)
         row = "".join(f"{share:11.2%}" for share in shares[name].values())
-        print(f"{name:32}{row}   {first} {100 * more:+.2f} \u00b1 {100 * error:.2f}")
+        print(f"{name:32}{row}   {other} {100 * more:+.2f} \u00b1 {100 * error:.2f}")
     return shares
 
 
