@@ -17,12 +17,14 @@ the nets learn: from syntax trees of Python's standard library what each express
 that are not 2.  The epoch is chosen by the roots of the dev trees.
 
 What if the tree is wrong?  A net that learned from the right trees is given the same words in
-others: branching to the left, to the right, or at random.  With `--trees left`, say, it learns from
-those too.  Fewer of their nodes have labels; `--labels shared` gives all shapes the same ones, of
-words and roots.  The nets of the benchmark:
+others, branching to the left, to the right or at random; and one that learned from such trees is
+given such.  Fewer of their nodes have labels; `--labels shared` gives all shapes the same ones, of
+words and roots.  Two runs of the benchmark:
 
-    recursive_nets --data PATH/sst --hidden-size 150 --batch-size 25 --lr 1e-3 --test --seed 0
-    recursive_nets --data PATH/sst --labels shared --trees left ...
+    --data SST --cells Tree-LSTM --trees gold --hidden-size 150 --dropout 0.4 --epochs 6
+        --batch-size 25 --lr 1e-3 --test
+    --data SST --cells Tree-LSTM --labels shared --hidden-size 100 --dropout 0.5 --epochs 5
+        --lr 2e-3
 
 EXERCISE: write `balanced(words)` here: the postfix list of the tree over `words` that splits every
 phrase in the middle, the left half getting the odd word.  No tree is lower.  `pytest -k balanced`
