@@ -92,7 +92,9 @@ def byte_pairs(sentences, size):
     try:
         import sentencepiece
     except ImportError:
-        raise kit.DataError("--pieces needs sentencepiece: pip install sentencepiece") from None
+        raise kit.DataError(
+            "--pieces needs sentencepiece: pip install 'tinygrad_rnn[demos]'"
+        ) from None
     learned = io.BytesIO()
     settings = {"model_type": "bpe", "normalization_rule_name": "identity", "minloglevel": 2}
     try:

@@ -19,7 +19,10 @@ of the beam are chosen on validation pairs; the test pairs are read once.
 The default data are CLDR's own: lists of dates, distances in time, measures and territories, as
 English and German put them.  `--data` takes a folder of parallel text, its words split by blanks.
 With `--pieces` words are cut into so many frequent pieces (byte-pair encoding, Sennrich et al.
-2016), learned from the training pairs of each language.
+2016), learned from the training pairs of each language.  The run of the benchmark:
+
+    --data MULTI30K --pieces 4000 --context multiplicative --embedding 256 --hidden-size 256
+        --dropout 0.3 --epochs 10 --batch-size 64 --lr 0.002 --beam 1 2 5 10
 
 EXERCISE: write `bleu(written, right)`: BLEU in percent (Papineni et al. 2002) of a list of
 translations, one reference each, all lists of words.  It is 100 B (p_1 p_2 p_3 p_4)^(1/4), with p_n
@@ -89,7 +92,7 @@ class Translator(tg.nn.Module):
         return self.dropout(vectors), weights, (C, memory, h[0], c[0])
 
     def logits(self, vectors):
-        """Of every word of the target vocabulary."""
+        """The logits of every word of the target vocabulary."""
         return vectors @ self.embed_target.weight.T + self.b
 
     def step(self, words, state):
