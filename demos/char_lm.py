@@ -221,7 +221,7 @@ def main(argv=None):
     p.add_argument("--layers", type=kit.positive(int), default=1, help="one on the other")
     p.add_argument("--hidden-size", type=kit.positive(int), default=192, help="units of h")
     p.add_argument("--bptt", type=kit.positive(int), default=64, help="steps of a window")
-    kit.training_flags(p, epochs=6, batch_size=32, lr=4e-3)
+    kit.training_flags(p, epochs=5, batch_size=32, lr=4e-3)
     p.add_argument("--minutes", type=kit.positive(float), help="to train for, whatever --epochs is")
     kit.resume_flags(p)
     p.add_argument("--clip", type=kit.positive(float), default=1.0, help="largest gradient norm")
