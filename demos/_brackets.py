@@ -191,7 +191,7 @@ def distances(tree):
             parents.append(place)
         del parents[len(parents) - ends :]
         place += 1 + ends
-    return np.array(found)
+    return np.array(found, int)
 
 
 # ---- treebanks ----

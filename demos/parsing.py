@@ -53,7 +53,7 @@ AT_ONCE = 100  # sources searched together
 DEV = 300  # examples by which the best epoch is told
 BANDS = 5  # of depths, by which the results are told
 NEIGHBOUR, ONLY = "nearest neighbour", "trees only"
-ROOM = 40  # tokens of a tree, in a picture
+ROOM, POINTS = 40, 100  # in pictures: tokens of a tree, points of a curve
 
 
 # ---- the model ----
@@ -217,7 +217,7 @@ def demo(args, run):
     kit.start_from(model, args)
     losses = fit(model, task, args, run)
     tg.save(run.path("model.npz"), model.state_dict())
-    run.curves("loss", {"step": range(1, len(losses) + 1), "loss": losses}, "nats a token")
+    draw_losses(losses, run)
     written |= searched("greedy", model, task, task.test, 1, trees)
     written |= searched(f"beam of {args.beam}", model, task, task.test, args.beam, trees)
     draw_attention(model, task, task.test, written["greedy"], run)
@@ -281,6 +281,7 @@ def tell_by_depth(written, tested, run):
         inside = [those & (first <= depths) & (depths <= last) for first, last in bands]
         rows = {name: [hits[i].mean() for i in inside] for name, hits in exact.items()}
         print(f"{title:36}" + "".join(f"{f'{a}-{b}' if a < b else a:>9}" for a, b in bands))
+        print(f"{'  number of trees':36}" + "".join(f"{i.sum():9}" for i in inside))
         print(f"{'  tokens, mean':36}" + "".join(f"{lengths[i].mean():9.1f}" for i in inside))
         for name, shares in rows.items():
             print(f"  {name:34}" + "".join(f"{share:9.1%}" for share in shares))
@@ -316,6 +317,14 @@ def claims(table, by_depth, back):
             table[greedy][measure] > table[NEIGHBOUR][measure] for measure in ("exact", "F1")
         )
     return seen
+
+
+def draw_losses(losses, run):
+    """Draw the losses of the steps, the mean of so many that there are POINTS at most."""
+    size = -(-len(losses) // POINTS)
+    parts = [losses[i : i + size] for i in range(0, len(losses), size)]
+    steps = [min((i + 1) * size, len(losses)) for i in range(len(parts))]
+    run.curves("loss", {"step": steps, "loss": [np.mean(p) for p in parts]}, "nats a token")
 
 
 @tg.no_grad()
