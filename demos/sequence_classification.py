@@ -21,6 +21,7 @@ is the mean.  `pytest -k attention` grades it.
 """
 
 import argparse
+import collections
 from pathlib import Path
 
 import numpy as np
@@ -54,12 +55,13 @@ FAINT = 0.1  # of a gradient, relative to that at the mean step
 
 
 def of_words(words):
-    """What a net reads at each step of a text: a word, its ends, and how it is written."""
-    out = []
+    """What a net reads at each step of a text: a word, how it is written, and it with the last."""
+    out, before = [], "<s>"
     for word in words:
-        low = word.lower()
         shape = "".join("X" if c.isupper() else "0" if c.isdigit() else "x" for c in word)
-        out.append((low, f"{low[:3]}-", f"-{low[-3:]}", f"-{low[-2:]}", f"{shape[:2]}~{shape[-1]}"))
+        low = word.lower()
+        out.append((low, f"{shape[:2]}~{shape[-1]}", f"{before} {low}"))
+        before = low
     return out
 
 
@@ -79,6 +81,8 @@ class Encoder:
         self.forms = forms
         read = [form for text in train for form in forms(text.words)]
         self.vocabulary = kit.vocabulary(read, special=[kit.UNKNOWN], least=least)
+        count = collections.Counter(form for forms in read for form in forms)
+        self.counts = np.array([count[form] for form in self.vocabulary.words])
         self.labels = kit.Vocabulary(sorted({text.label for text in train}))
 
     def __call__(self, texts):
@@ -96,15 +100,16 @@ class Encoder:
 class Classifier(tg.nn.Module):
     """Logits of the label of every text, by what one summary keeps of the states of an LSTM."""
 
-    def __init__(self, forms, labels, args, directions, summary):
+    def __init__(self, encoder, args, directions, summary):
         self.summary = summary
-        self.embed = tg.nn.Embedding(forms, args.input_size)
+        self.unread = args.unknown / (args.unknown + encoder.counts)  # rare forms, mostly
+        self.embed = tg.nn.Embedding(len(encoder.vocabulary), args.input_size)
         self.embed.weight.array[...] *= 0.1  # rare words, hardly trained, should say little
         self.lstm = tg.nn.LSTM(
             args.input_size, args.hidden_size // directions, bidirectional=directions == 2
         )
-        self.V = tg.nn.Linear(args.hidden_size, labels)
-        self.dropout, self.unknown = tg.nn.Dropout(args.dropout), args.unknown
+        self.V = tg.nn.Linear(args.hidden_size, len(encoder.labels))
+        self.dropout = tg.nn.Dropout(args.dropout)
 
     def forward(self, texts):
         """A list of B id arrays (T, F) -> (B, labels)."""
@@ -117,7 +122,7 @@ class Classifier(tg.nn.Module):
         for b, text in enumerate(texts):
             ids[: len(text), b] = text
         if self.training:  # so that a form never seen before means something, too
-            ids = np.where(tg.default_rng().random(ids.shape) < self.unknown, 0, ids)
+            ids = np.where(tg.default_rng().random(ids.shape) < self.unread[ids], 0, ids)
         return self.embed(ids).sum(axis=2)
 
     def read(self, x, lengths):
@@ -232,7 +237,7 @@ def demo(args, run):
         own = argparse.Namespace(**vars(args) | {"seed": seed})
         for way in args.ways:
             tg.manual_seed(seed)
-            model = Classifier(len(encoder.vocabulary), len(encoder.labels), args, *WAYS[way])
+            model = Classifier(encoder, args, *WAYS[way])
             fresh[way] = gradient_by_distance(model, *dev, steps)
             train_on(model, *train, dev, own, run, f"{way}, seed {seed}")
             later[way] = gradient_by_distance(model, *dev, steps)
@@ -296,7 +301,8 @@ def main(argv=None):
     p.add_argument("--input-size", type=kit.positive(int), default=64, help="numbers of a form")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h, even")
     p.add_argument("--dropout", type=kit.fraction, default=0.3, help="share of x and s dropped")
-    p.add_argument("--unknown", type=kit.fraction, default=0.1, help="share of forms not read")
+    about = "a: what occurred n times is read as unknown with probability a / (a + n)"
+    p.add_argument("--unknown", type=kit.positive(float), default=1.0, help=about)
     p.add_argument("--least", type=kit.positive(int), default=2, help="times a form must occur")
     args = p.parse_args(argv)
     if args.hidden_size % 2:

@@ -178,9 +178,16 @@ def test_without_babel_one_line_says_what_to_install(tmp_path, capsys, monkeypat
 # ---- the model and the baseline ----
 
 
-def model(way, hidden_size=6):
-    args = SimpleNamespace(input_size=5, hidden_size=hidden_size, dropout=0.0, unknown=0.0)
-    return demo.Classifier(9, 4, args, *demo.WAYS[way])
+ENCODER = demo.Encoder(
+    [Labelled(label, ("a", "b")) for label in "ABCD"] + [Labelled("A", ("b", "c"))],
+    demo.of_words,
+    1,
+)
+
+
+def model(way, unknown=1e-9):
+    args = SimpleNamespace(input_size=5, hidden_size=6, dropout=0.0, unknown=unknown)
+    return demo.Classifier(ENCODER, args, *demo.WAYS[way])
 
 
 def texts_of(*lengths):
@@ -223,13 +230,39 @@ def test_the_gradient_by_distance_is_that_of_longer_texts_alone_and_has_mean_1()
     assert back[0] > back[-1]  # the last state of an untrained net forgets
 
 
-def test_words_never_seen_are_read_by_their_ends_and_their_shape():
-    train = [Labelled("A", ("Running", "is", "fun")), Labelled("B", ("x",))]
+def test_words_never_seen_are_read_by_how_they_are_written():
+    train = [Labelled("A", ("Running", "is", "fun")), Labelled("B", ("x", "is"))]
     encoder = demo.Encoder(train, demo.of_words, least=1)
-    [ids], y = encoder([Labelled("B", ("Swimming", "3"))])
-    assert ids.shape == (2, 5) and y == 1
+    [ids], y = encoder([Labelled("B", ("Swimming", "is", "3"))])
+    assert ids.shape == (3, 3) and y == 1
     read = [[encoder.vocabulary.words[i] for i in step] for step in ids]
-    assert read == [[kit.UNKNOWN, kit.UNKNOWN, "-ing", "-ng", "Xx~x"], 5 * [kit.UNKNOWN]]
+    assert read == [
+        [kit.UNKNOWN, "Xx~x", kit.UNKNOWN],
+        ["is", "xx~x", kit.UNKNOWN],
+        3 * [kit.UNKNOWN],
+    ]
+    assert list(encoder.counts[ids[1]]) == [2, 3, 0]
+    assert demo.of_words(("Who", "was", "R2-D2")) == [
+        ("who", "Xx~x", "<s> who"),
+        ("was", "xx~x", "who was"),
+        ("r2-d2", "X0~0", "was r2-d2"),
+    ]
+
+
+def test_a_form_is_the_less_read_in_training_the_rarer_it_is_and_always_in_testing():
+    net = model("last", unknown=2.0)
+    rare, common = (ENCODER.vocabulary.ids[word] for word in ("c", "b"))
+    net.embed.weight.array[...] = 0
+    net.embed.weight.array[[rare, common], 0] = 1, 1000
+    read = net.vectors(4000 * [np.array([[rare, common]])]).array[0, :, 0]
+    # c occurred once, b five times.
+    assert np.mean(read % 1000 == 1) == pytest.approx(1 / 3, abs=0.03)
+    assert np.mean(read >= 1000) == pytest.approx(5 / 7, abs=0.03)
+    net.eval()
+    assert (net.vectors(10 * [np.array([[rare, common]])]).array[0, :, 0] == 1001).all()
+
+
+def test_letters_are_read_behind_those_before_up_to_the_end():
     assert demo.of_letters("ab") == [
         ("a", " a", "  a"),
         ("b", "ab", " ab"),
