@@ -23,26 +23,28 @@ class Forest(NamedTuple):
 
 
 class Reader:
-    """Knows the words, their pieces and the labels of the trees to train on.
+    """Numbers words, pieces and labels; with `shared` it reads the labels of words and roots only."""
 
-    With `shared_labels` it reads those of words and roots alone.
-    """
+    def __init__(self, words, pieces, labels, shared=False):
+        self.words, self.pieces = kit.Vocabulary(words), kit.Vocabulary(pieces)
+        self.labels, self.shared = labels, shared
+        self.ids = {label: i for i, label in enumerate(labels)} | {None: NO_LABEL}
 
-    def __init__(self, trees, shared_labels=False):
-        words = [lower_words(tree) for tree in trees]
-        self.words = kit.vocabulary(words, special=[kit.UNKNOWN])
-        pieces = map(pieces_of, self.words.words[1:])
-        self.pieces = kit.vocabulary(pieces, special=[kit.UNKNOWN], least=2)
-        self.labels = sorted({label for tree in trees for label in tree.labels} - {None})
-        self.ids = {label: i for i, label in enumerate(self.labels)} | {None: NO_LABEL}
-        self.shared_labels = shared_labels
+    @classmethod
+    def of(cls, trees, shared=False):
+        """One that knows what there is in the trees to train on."""
+        words = kit.vocabulary(map(lower_words, trees), special=[kit.UNKNOWN]).words
+        pieces = kit.vocabulary(map(pieces_of, words[1:]), special=[kit.UNKNOWN], least=2).words
+        return cls(
+            words, pieces, sorted({x for tree in trees for x in tree.labels} - {None}), shared
+        )
 
     def read(self, tree):
         """The Forest of one tree."""
         structure, words = structure_of(tree.postfix), lower_words(tree)
         # A label that training did not have has a number that no net says.
         labels = np.array([self.ids.get(label, len(self.labels)) for label in tree.labels])
-        if self.shared_labels:
+        if self.shared:
             labels[:-1][structure.counts[:-1] > 0] = NO_LABEL
         pieces = np.array([self.pieces.encode(pieces_of(word)) for word in words])
         return Forest(structure, self.words.encode(words), pieces, labels)
@@ -86,3 +88,34 @@ def read_parts(path, most, rng):
     if not all(parts.values()) or len({tree.label for tree in parts["train"]}) < 2:
         raise kit.DataError(f"nothing to learn from {path}: one label, or too few sources")
     return parts
+
+
+# ---- what a net says ----
+
+
+@tg.no_grad()
+def predictions(net, forests):
+    """Of the trees in order: p of each label at each node, the right labels, which are roots."""
+    net.eval()
+    p, labels, roots = [], [], []
+    for start in range(0, len(forests), 100):
+        forest = joined(forests[start : start + 100])
+        p.append(tg.softmax(net(forest)).array)
+        labels.append(forest.labels)
+        roots.append(np.isin(np.arange(len(forest.labels)), forest.structure.roots))
+    net.train()
+    return tuple(map(np.concatenate, (p, labels, roots)))
+
+
+def shares_right(p, labels, roots, sentiment=False):
+    """The shares of the labels that are told right, by name; of `sentiment` binary ones too."""
+    right, told = p.argmax(axis=1) == labels, labels != NO_LABEL
+    shares = {"roots": right[roots].mean()}
+    if (told & ~roots).any():
+        shares["all nodes"] = right[told].mean()
+    if sentiment:
+        positive = p[:, 3:].sum(axis=1) > p[:, :2].sum(axis=1)
+        right, told = positive == (labels > 2), told & (labels != 2)
+        shares["binary roots"] = right[told & roots].mean()
+        shares["binary nodes"] = right[told].mean()
+    return shares

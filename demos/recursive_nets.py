@@ -26,6 +26,8 @@ words and roots.  Two runs of the benchmark:
     --data SST --cells Tree-LSTM --labels shared --hidden-size 100 --dropout 0.5 --epochs 5
         --lr 2e-3
 
+With `--models`, nothing is trained: saved nets, of the first of --cells, are tested and averaged.
+
 EXERCISE: write `balanced(words)` here: the postfix list of the tree over `words` that splits every
 phrase in the middle, the left half getting the odd word.  No tree is lower.  `pytest -k balanced`
 grades it.
@@ -39,7 +41,7 @@ import numpy as np
 import tinygrad_rnn as tg
 from demos import _kit as kit
 from demos import _tree_pictures as pictures
-from demos._forests import NO_LABEL, Reader, joined, read_parts
+from demos._forests import NO_LABEL, Reader, joined, predictions, read_parts, shares_right
 from demos._trees import branching, reshaped, structure_of, words_of
 
 SHAPES = ["gold", "random", "left", "right"]
@@ -160,33 +162,9 @@ def train(name, net, forests, shape, args, run):
     kit.fit(net, loss_of, batches, args, run, name, validate=lambda: score(net, dev)["roots"])
 
 
-@tg.no_grad()
-def predictions(net, forests):
-    """Of the trees in order: p of each label at each node, the right labels, which are roots."""
-    net.eval()
-    p, labels, roots = [], [], []
-    for start in range(0, len(forests), 100):
-        forest = joined(forests[start : start + 100])
-        p.append(tg.softmax(net(forest)).array)
-        labels.append(forest.labels)
-        roots.append(np.isin(np.arange(len(forest.labels)), forest.structure.roots))
-    net.train()
-    return map(np.concatenate, (p, labels, roots))
-
-
 def score(net, forests, sentiment=False):
-    """The shares of the labels that are told right, by name."""
-    p, labels, roots = predictions(net, forests)
-    right, told = p.argmax(axis=1) == labels, labels != NO_LABEL
-    shares = {"roots": right[roots].mean()}
-    if (told & ~roots).any():
-        shares["all nodes"] = right[told].mean()
-    if sentiment:
-        positive = p[:, 3:].sum(axis=1) > p[:, :2].sum(axis=1)
-        right, told = positive == (labels > 2), told & (labels != 2)
-        shares["binary roots"] = right[told & roots].mean()
-        shares["binary nodes"] = right[told].mean()
-    return shares
+    """The shares of the labels that `net` tells right, by name."""
+    return shares_right(*predictions(net, forests), sentiment)
 
 
 # ---- the demo ----
@@ -197,7 +175,9 @@ def demo(args, run):
     print(f"a RecNN branching to the left differs from a recurrent net by {difference:.1e}")
     rng = np.random.default_rng(args.seed)
     parts = read_parts(args.data, args.limit, rng)
-    reader = Reader(parts["train"], args.labels == "shared")
+    if args.models:
+        return together(args, parts, run)
+    reader = Reader.of(parts["train"], args.labels == "shared")
     run.say(", ".join(f"{len(trees):,} {part} trees" for part, trees in parts.items()))
     run.say(f"{len(reader.words):,} words, {len(reader.pieces):,} pieces; labels: {reader.labels}")
     shapes = {"train": args.trees, "dev": SHAPES, "test": SHAPES if args.test else []}
@@ -221,6 +201,24 @@ def demo(args, run):
     if "gold" in args.trees:
         picture(nets[args.cells[-1], "gold"], parts["dev"], reader, run)
     return {} if args.quick else claims(difference, scores, args)
+
+
+def together(args, parts, run):
+    """Tell what saved nets say of the right trees, each by itself and by the mean of their p."""
+    for part in ["dev", "test"] if args.test else ["dev"]:
+        every = []
+        for path in args.models:
+            saved = tg.load(path)
+            reader = Reader(**saved.metadata)
+            sizes = len(reader.words), len(reader.pieces), len(reader.labels)
+            net = RecursiveNet(*sizes, args.cells[0], saved["words"].shape[1], args.dropout)
+            net.load_state_dict(saved)
+            p, labels, roots = predictions(net, [reader.read(tree) for tree in parts[part]])
+            every.append(p)
+            shares = shares_right(p, labels, roots, reader.labels == SENTIMENT)
+            tell(args.cells[0], "gold", part, "gold", shares, run)
+        shares = shares_right(np.mean(every, axis=0), labels, roots, reader.labels == SENTIMENT)
+        tell("mean of p", "gold", part, "gold", shares, run)
 
 
 def tell(cell, learned, part, given, shares, run):
@@ -291,6 +289,7 @@ def main(argv=None):
     p.add_argument("--trees", nargs="+", choices=SHAPES, default=SHAPES, help="to learn from")
     p.add_argument("--labels", choices=["all", "shared"], default="all", help="of which nodes")
     p.add_argument("--test", action="store_true", help="read the test trees too, when all is set")
+    p.add_argument("--models", nargs="+", type=Path, help="saved nets to test, and to average")
     p.add_argument("--hidden-size", type=kit.positive(int), default=24, help="units of h and of x")
     p.add_argument("--dropout", type=kit.fraction, default=0.25, help="share of x and of h dropped")
     kit.training_flags(p, epochs=3, batch_size=50, lr=4e-3)

@@ -216,12 +216,12 @@ def test_four_in_five_sources_are_to_train_on():
 
 def test_shared_labels_are_those_of_words_and_roots():
     (tree,) = _trees.bracketed("(4 (3 (2 a) (1 b)) (0 c))", "here")
-    every, shared = (_forests.Reader([tree], only).read(tree).labels for only in (False, True))
+    every, shared = (_forests.Reader.of([tree], only).read(tree).labels for only in (False, True))
     assert every.tolist() == [2, 1, 3, 0, 4] and shared.tolist() == [2, 1, -1, 0, 4]
 
 
 def test_an_unknown_word_is_known_by_its_pieces():
-    reader = _forests.Reader(_trees.bracketed("(1 (1 playing) (0 played)) (0 (0 b) (1 b))", "x"))
+    reader = _forests.Reader.of(_trees.bracketed("(1 (1 playing) (0 played)) (0 (0 b) (1 b))", "x"))
     forest = reader.read(_trees.bracketed("(1 (1 Playful) (7 b))", "x")[0])
     assert forest.words[0] == 0 != forest.words[1]
     assert reader.pieces.words[forest.pieces[0, 0]] == "^play" and forest.pieces[0, 2] == 0
@@ -231,28 +231,44 @@ def test_an_unknown_word_is_known_by_its_pieces():
 @pytest.mark.parametrize("cell", demo.CELLS)
 def test_what_a_net_says_of_trees_does_not_depend_on_those_beside_them(cell):
     trees = _trees.bracketed(sentences(9, seed=3), "here")
-    reader = _forests.Reader(trees)
+    reader = _forests.Reader.of(trees)
     net = demo.RecursiveNet(len(reader.words), len(reader.pieces), 5, cell, 6, 0.4)
     net.eval()
     alone = [net(reader.read(tree)).array for tree in trees]
     together = net(_forests.joined([reader.read(tree) for tree in trees])).array
     np.testing.assert_allclose(np.concatenate(alone), together, atol=1e-5)
-    p, labels, roots = demo.predictions(net, [reader.read(tree) for tree in trees])
+    p, labels, roots = _forests.predictions(net, [reader.read(tree) for tree in trees])
     np.testing.assert_allclose(p, tg.softmax(together), atol=1e-5)
     assert roots.sum() == 9 and len(labels) == len(p)
 
 
-def test_scores_by_hand(monkeypatch):
+def test_scores_by_hand():
     p = np.array([[4, 0, 3, 2, 1], [0, 4, 0, 3, 2], [0, 0, 9, 1, 0], [1, 2, 3, 4, 0.0]]) / 10
-    said = p, np.array([4, 1, 2, -1]), np.array([True, True, True, False])
-    monkeypatch.setattr(demo, "predictions", lambda net, forests: said)
-    shares = demo.score(None, None, sentiment=True)
+    labels, roots = np.array([4, 1, 2, _forests.NO_LABEL]), np.array([True, True, True, False])
+    shares = _forests.shares_right(p, labels, roots, sentiment=True)
     assert shares["roots"] == pytest.approx(2 / 3) and "all nodes" not in shares
     # 4 against 3: negative, and wrong; 4 against 5: positive, and wrong though 1 was likeliest
     assert shares["binary roots"] == shares["binary nodes"] == 0.0
-    said[2][0] = False  # a node that is no root
-    shares = demo.score(None, None)
-    assert shares == pytest.approx({"roots": 1.0, "all nodes": 2 / 3})
+    roots[0] = False  # a node that is no root
+    assert _forests.shares_right(p, labels, roots) == {"roots": 1.0, "all nodes": 2 / 3}
+
+
+def test_saved_nets_are_tested_and_averaged(treebank, tmp_path, capsys):
+    flags = ["--data", treebank, "--cells", "RecNN", "--no-plot"]
+    models = []
+    for seed in (0, 1):
+        assert run(tmp_path / str(seed), *flags, "--seed", seed) == 0
+        models.append(tmp_path / str(seed) / "out/RecNN_gold.npz")
+    before = [
+        x for x in capsys.readouterr().out.splitlines() if "learned gold   dev given gold" in x
+    ]
+    assert run(tmp_path, *flags, "--models", *models) == 0
+    *alone, mean = capsys.readouterr().out.splitlines()[1:]
+    assert len(alone) == 2 and mean.startswith("mean of p")
+    assert alone == before
+    assert run(tmp_path, *flags, "--models", models[0], models[0]) == 0
+    one, _, mean = capsys.readouterr().out.splitlines()[1:]
+    assert mean.split()[3:] == one.split()[1:]
 
 
 @pytest.mark.parametrize("steps", [2, 3, 30])
@@ -287,7 +303,7 @@ def test_the_gradient_in_the_picture_is_that_of_the_roots_loss(treebank, tmp_pat
     with (tmp_path / "out/tree.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     trees = _forests.read_parts(treebank, 200, np.random.default_rng(0))
-    reader = _forests.Reader(trees["train"])
+    reader = _forests.Reader.of(trees["train"])
     net = demo.RecursiveNet(len(reader.words), len(reader.pieces), 5, "RecNN", 8, 0.4)
     net.load_state_dict(tg.load(tmp_path / "out/RecNN_gold.npz"))
     net.eval()
