@@ -23,7 +23,7 @@ class Forest(NamedTuple):
 
 
 class Reader:
-    """Numbers words, pieces and labels; with `shared` it reads the labels of words and roots only."""
+    """Numbers words, pieces and labels; with `shared` only the labels of words and roots."""
 
     def __init__(self, words, pieces, labels, shared=False):
         self.words, self.pieces = kit.Vocabulary(words), kit.Vocabulary(pieces)
