@@ -185,15 +185,10 @@ def expect(arrays, name, kind, ndims, path):
 
 def gallery(run, name, images, texts, columns=3):
     """Draw in NAME.png each of the pictures with its lines of text beside it."""
-    if not run.plot:
-        return
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        run.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
-        return
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(5.2 * columns, 0.9 * rows))
+    figure = run.figure(name, (5.2 * columns, 0.9 * rows), layout=None)
+    if figure is None:
+        return
     for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
         left, bottom = i % columns / columns, 1 - (i // columns + 1) / rows
         axes = figure.add_axes((left, bottom + 0.1 / rows, 0.18 / columns, 0.8 / rows))

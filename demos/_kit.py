@@ -368,22 +368,35 @@ class Run:
         last = {line["epoch"]: line for line in lines if line.get("label") == label}
         return list(last.values())
 
+    def table(self, name, columns):
+        """Write `columns`, by their heads, to NAME.csv."""
+        with self.path(name + ".csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow(columns)
+            csv.writer(file).writerows(zip(*columns.values(), strict=True))
+
+    def figure(self, name, size, layout="constrained"):
+        """A figure, so many inches wide and high, to be saved as NAME.png.
+
+        None with --no-plot, and without matplotlib, which it then says.
+        """
+        if not self.plot:
+            return None
+        try:
+            from matplotlib.figure import Figure  # by itself it draws with Agg, on any machine
+        except ImportError:
+            self.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
+            return None
+        return Figure(figsize=size, layout=layout)
+
     def curves(self, name, columns, y_label, levels=None, log_scale=False):
         """Write `columns` (the first is the x axis) to NAME.csv and draw them in NAME.png.
 
         `levels` are horizontal lines to compare with: {label: y}.
         """
-        with self.path(name + ".csv").open("w", newline="") as file:
-            csv.writer(file).writerow(columns)
-            csv.writer(file).writerows(zip(*columns.values(), strict=True))
-        if not self.plot:
+        self.table(name, columns)
+        figure = self.figure(name, (7, 4.2))
+        if figure is None:
             return
-        try:
-            from matplotlib.figure import Figure
-        except ImportError:
-            self.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
-            return
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
         axes = figure.subplots()
         (x_label, xs), *series = columns.items()
         for label, ys in series:
@@ -394,7 +407,7 @@ class Run:
             axes.annotate(label, (x, y), xycoords=("axes fraction", "data"), fontsize=7)
         axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_scale else "linear")
         axes.legend(frameon=False)
-        figure.savefig(self.path(name + ".png"), dpi=120)  # a bare Figure draws with Agg
+        figure.savefig(self.path(name + ".png"), dpi=120)
 
 
 class Progress:

@@ -11,14 +11,9 @@ def heat_map(run, name, table, rows, columns, axes_labels, label):
     with run.path(name + ".csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerow(["", *columns])
         csv.writer(file).writerows([row, *line] for row, line in zip(rows, table, strict=True))
-    if not run.plot:
+    figure = run.figure(name, (2 + 0.4 * len(columns), 1 + 0.3 * len(rows)))
+    if figure is None:
         return
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        run.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
-        return
-    figure = Figure(figsize=(2 + 0.4 * len(columns), 1 + 0.3 * len(rows)), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(table, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     turned = max(len(str(column)) for column in columns) > 3  # else words would overlap

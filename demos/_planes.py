@@ -24,15 +24,10 @@ def draw(run, name, words, places, kind, lines):
         for title, xy in places.items():
             rows = zip(words, kind, *xy.T, strict=True)
             csv.writer(file).writerows([title, *row] for row in rows)
-    if not run.plot:
-        return
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        run.say(f"{name}.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
+    figure = run.figure(name, (6 * len(places), 6.5))
+    if figure is None:
         return
     colours = dict(zip(sorted(set(kind) - {""}), COLOURS)) | {"": "black"}
-    figure = Figure(figsize=(6 * len(places), 6.5), layout="constrained")
     panels = figure.subplots(1, len(places), squeeze=False)[0]
     for axes, (title, xy) in zip(panels, places.items(), strict=True):
         for pair in lines:

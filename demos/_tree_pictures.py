@@ -1,7 +1,5 @@
 """Pictures of trees: every node a disc over its words, coloured by a number."""
 
-import csv
-
 import numpy as np
 
 from demos._trees import REDUCE, spans_of, structure_of, words_of
@@ -36,26 +34,20 @@ def draw(run, tree, told, gradient, sentiment):
     phrases = [" ".join(words[first : last + 1]) for first, last in spans_of(items)]
     table = {"node": range(len(items)), "phrase": phrases, "x": x, "depth": depth}
     table |= {"label": tree.labels, "told": told, "|dL/dh|": gradient}
-    with run.path("tree.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow(table)
-        csv.writer(file).writerows(zip(*table.values(), strict=True))
-    if not run.plot:
+    run.table("tree", table)
+    wide = max(0.5, 0.2 + 0.08 * max(map(len, words)))  # inches from one word to the next
+    size = 2.5 + wide * len(words), 2 * (1.5 + 0.4 * depth.max())
+    figure, edges = run.figure("tree", size), edges_of(items)
+    if figure is None:
         return
-    try:
-        from matplotlib.colors import LogNorm, Normalize
-        from matplotlib.figure import Figure
-    except ImportError:
-        run.say("tree.png left out: pip install 'tinygrad_rnn[demos]' brings matplotlib")
-        return
+    from matplotlib.colors import LogNorm, Normalize
+
     what = "the sentiment, 0 to 4," if sentiment else "p of what the root is said to be,"
     colours, norm = ("RdYlGn", Normalize(0, 4)) if sentiment else ("Blues", Normalize(0, 1))
     panels = [
         (f"{what} as told at each node; right at the root: {tree.label}", "told", colours, norm),
         ("the gradient of the root's loss at each node", "|dL/dh|", "Blues", LogNorm()),
     ]
-    wide = max(0.5, 0.2 + 0.08 * max(map(len, words)))  # inches from one word to the next
-    size = 2.5 + wide * len(words), len(panels) * (1.5 + 0.4 * depth.max())
-    figure, edges = Figure(figsize=size, layout="constrained"), edges_of(items)
     for axes, (title, column, colours, norm) in zip(figure.subplots(2), panels, strict=True):
         axes.plot(x[edges].T, -depth[edges].T, color="grey", linewidth=0.8, zorder=1)
         style = {"cmap": colours, "norm": norm, "edgecolors": "black", "linewidths": 0.5}
