@@ -35,9 +35,8 @@ class Reader:
         """One that knows what there is in the trees to train on."""
         words = kit.vocabulary(map(lower_words, trees), special=[kit.UNKNOWN]).words
         pieces = kit.vocabulary(map(pieces_of, words[1:]), special=[kit.UNKNOWN], least=2).words
-        return cls(
-            words, pieces, sorted({x for tree in trees for x in tree.labels} - {None}), shared
-        )
+        labels = sorted({label for tree in trees for label in tree.labels} - {None})
+        return cls(words, pieces, labels, shared)
 
     def read(self, tree):
         """The Forest of one tree."""

@@ -19,7 +19,8 @@ that are not 2.  The epoch is chosen by the roots of the dev trees.
 What if the tree is wrong?  A net that learned from the right trees is given the same words in
 others, branching to the left, to the right or at random; and one that learned from such trees is
 given such.  Fewer of their nodes have labels; `--labels shared` gives all shapes the same ones, of
-words and roots.  Two runs of the benchmark:
+words and roots: on the treebank hardly anything depends on the shape then, and roots are told worse
+by far.  What a right tree has is a place for the labels of phrases.  Two runs of the benchmark:
 
     --data SST --cells Tree-LSTM --trees gold --hidden-size 150 --dropout 0.4 --epochs 6
         --batch-size 25 --lr 1e-3 --test
@@ -244,7 +245,8 @@ def draw_lengths(nets, forests, args, run):
 def claims(difference, scores, args):
     """What the slides say, with whether it was seen on the dev trees."""
     seen = {"a recurrent net is a recursive net, to 1e-12": difference < 1e-12}
-    for cell in args.cells if "gold" in args.trees else []:
+    compared = "gold" in args.trees and args.labels == "all"
+    for cell in args.cells if compared else []:
         roots = {given: scores[cell, "gold", "dev", given] for given in SHAPES}
         right = roots.pop("gold")
         seen[f"given wrong trees the {cell} is right less often"] = right > max(roots.values())

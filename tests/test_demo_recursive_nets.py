@@ -130,6 +130,14 @@ def test_a_net_learns_what_is_easy_and_claims_what_was_seen(treebank, tmp_path, 
     assert (code == 0) == (right["gold"] > max(right[shape] for shape in demo.SHAPES[1:]))
 
 
+def test_with_shared_labels_nothing_is_claimed_of_shapes(treebank, tmp_path, capsys):
+    flags = ["--quiet", "--no-plot", "--data", treebank, "--out", tmp_path / "out"]
+    flags += ["--cells", "RecNN", "--labels", "shared", "--epochs", "1", "--hidden-size", "4"]
+    assert demo.main([*map(str, flags)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("seen: ") == 1 and "NOT SEEN" not in out
+
+
 @pytest.mark.parametrize(
     "content, said",
     [
