@@ -191,9 +191,9 @@ def gallery(run, name, images, texts, columns=3):
         return
     for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
         left, bottom = i % columns / columns, 1 - (i // columns + 1) / rows
-        axes = figure.add_axes((left, bottom + 0.1 / rows, 0.18 / columns, 0.8 / rows))
+        axes = figure.add_axes((left, bottom + 0.1 / rows, 0.15 / columns, 0.8 / rows))
         axes.set_axis_off()
         axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
-        place = left + 0.19 / columns, bottom + 0.5 / rows
+        place = left + 0.16 / columns, bottom + 0.5 / rows
         figure.text(*place, "\n".join(lines), fontsize=8, va="center")
     figure.savefig(run.path(name + ".png"), dpi=120)

@@ -230,7 +230,7 @@ def test_every_parameter_of_a_net_is_trained(name):
 
 
 def test_with_y_two_names_of_one_picture_are_kept_apart_without_they_are_mixed():
-    """Trained on one picture with the names A A and B B, each net draws what theory says."""
+    """Trained on one picture with the names A A and B B, each net samples what theory says."""
     image, ids = pictures(1), [[2, 2], [3, 3]]
     shares = {}
     for name in demo.NETS:
@@ -241,7 +241,7 @@ def test_with_y_two_names_of_one_picture_are_kept_apart_without_they_are_mixed()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        shares[name] = demo.drawn_right(
+        shares[name] = demo.share_sampled(
             model, np.repeat(image, 80, axis=0), [{("A", "A"), ("B", "B")}] * 80, VOCABULARY
         )
         floor = math.log(2) / 3 if demo.NETS[name][1] else 2 * math.log(2) / 3
@@ -315,7 +315,7 @@ def test_pictures_with_several_names():
 
 
 def reference(names):
-    """The probability that words drawn at their places make one of the names."""
+    """The probability that words taken at their places make one of the names."""
     total = 0.0
     for name in set(names):
         share = 1.0
