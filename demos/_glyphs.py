@@ -186,7 +186,7 @@ def expect(arrays, name, kind, ndims, path):
 def gallery(run, name, images, texts, columns=3):
     """Draw in NAME.png each of the pictures with its lines of text beside it."""
     rows = -(-len(images) // columns)
-    figure = run.figure(name, (5.2 * columns, 0.9 * rows), layout=None)
+    figure = run.figure(name, (6.0 * columns, 0.9 * rows), layout=None)
     if figure is None:
         return
     for i, (image, lines) in enumerate(zip(images, texts, strict=True)):
