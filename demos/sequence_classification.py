@@ -193,11 +193,8 @@ def naive_bayes(train, test, labels, alpha):
     ids = kit.vocabulary(grams).ids
     y = labels.encode([text.label for text in train])
     counts = np.full((len(ids), len(labels)), alpha)
-    np.add.at(
-        counts,
-        ([ids[g] for some in grams for g in some], np.repeat(y, [len(some) for some in grams])),
-        1,
-    )
+    seen = np.array([ids[gram] for some in grams for gram in some])
+    np.add.at(counts, (seen, np.repeat(y, [len(some) for some in grams])), 1)
     scores = np.log(counts / counts.sum(axis=0))
     prior = np.log(np.bincount(y, minlength=len(labels)))
     said = [
@@ -265,7 +262,8 @@ def report(right, chosen, fresh, later, bayes, args, run):
     each = {way: [right[way, seed].mean() for seed in seeds] for way in args.ways}
     test = {way: np.mean(shares) for way, shares in each.items()}
     far = {way: (fresh[way][-1], later[way][-1]) for way in args.ways}
-    print("labels right, and dE/dx^t at the first of the last steps, in that at the mean of them:")
+    steps = len(fresh[args.ways[0]])
+    print(f"labels right; dE/dx^t {steps - 1} steps before the end, in that at the mean step:")
     print(
         f"  {'':12}{'dev':>8}{'test':>8}{'lowest':>9}{'highest':>9}{'untrained':>13}{'trained':>9}"
     )
@@ -283,7 +281,7 @@ def report(right, chosen, fresh, later, bayes, args, run):
         return {}
     return {
         "the net chosen by dev is right more often than Naive Bayes": test[best] > bayes,
-        "untrained, the last state hears the first of the last steps least": (
+        "untrained, the last state hardly hears what is far from the end, and pooled ones do": (
             far["last"][0] < FAINT and min(far[way][0] for way in ("mean", "max")) > FAINT
         ),
     }
