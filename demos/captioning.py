@@ -40,7 +40,6 @@ that long (the end is a word too), make one of them.  For A it is 5/9.
 """
 
 import collections
-import csv
 import hashlib
 from pathlib import Path
 
@@ -310,17 +309,10 @@ def figures(captions, test, names, args, run):
     shares = {name: begun(captions[name], names, steps) for name in NETS}
     run.curves("begun", {"words written": steps} | shares, "share that begins a name")
     columns = {"right": test.captions} | captions
-    with run.path("captions.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerow(columns)
-        for row in zip(*columns.values(), strict=True):
-            csv.writer(file).writerow([" ".join(caption) for caption in row])
+    run.table("captions", {name: [" ".join(c) for c in found] for name, found in columns.items()})
     shown = np.random.default_rng(args.seed).permutation(len(test.captions))[:SHOWN]
-    labels = {
-        "right": "",
-        f"{EACH_STEP}, with y": "with y: ",
-        f"{EACH_STEP}, without y": "without: ",
-    }
-    texts = [[a + " ".join(columns[name][i]) for name, a in labels.items()] for i in shown]
+    told = {"right": ""} | {f"{EACH_STEP}, {way} y": f"{way} y: " for way in ("with", "without")}
+    texts = [[a + " ".join(columns[name][i]) for name, a in told.items()] for i in shown]
     gallery(run, "captions", test.images[shown], texts)
 
 
