@@ -92,20 +92,28 @@ def recursive_cell(size):
     return cell
 
 
-def rntn_cell(size):
-    """An RNTN's cell that begins so too."""
-    cell = tg.nn.RNTNCell(size)
-    cell.T = parameter(noise(0.01, size, 2 * size, 2 * size))
-    cell.W = parameter(0.7 * np.hstack([np.eye(size)] * 2) + noise(0.01, size, 2 * size))
-    cell.b = parameter(np.zeros(size))
-    return cell
+class RNTNCell(tg.nn.RNTNCell):
+    """An RNTN's cell that begins so too; T = t / 10 moves a tenth as far as W in a step of Adam.
+
+    T has so many entries that with all else it would move too far at once.
+    """
+
+    def __init__(self, size):
+        self.input_size = self.hidden_size = size
+        self.t = parameter(noise(0.01, size, 2 * size, 2 * size))
+        self.W = parameter(0.7 * np.hstack([np.eye(size)] * 2) + noise(0.01, size, 2 * size))
+        self.b = parameter(np.zeros(size))
+
+    @property
+    def T(self):
+        return self.t / 10
 
 
 def tree_lstm_cell(size):
     return tg.nn.TreeLSTMCell(size, size)
 
 
-CELLS = {"RecNN": recursive_cell, "RNTN": rntn_cell, "Tree-LSTM": tree_lstm_cell}
+CELLS = {"RecNN": recursive_cell, "RNTN": RNTNCell, "Tree-LSTM": tree_lstm_cell}
 
 
 def parameter(values):
