@@ -263,9 +263,9 @@ def report(figures, best, args, run):
         run.log(model=name, validation=valid, test=test)
     if args.quick or args.data:
         return {}
-    order = [f"lstm and {best}", "lstm", "sigmoid", best]
+    order = [name for name in (f"lstm and {best}", "lstm", "sigmoid", best) if name in figures]
     return {
-        f"on the test part, {a} have a lower perplexity than {b}": figures[a][1] < figures[b][1]
+        f"perplexity on the test part: {a} below {b}": figures[a][1] < figures[b][1]
         for a, b in itertools.pairwise(order)
     }
 
