@@ -109,11 +109,11 @@ class RNTNCell(tg.nn.RNTNCell):
         return self.t / 10
 
 
-def tree_lstm_cell(size):
-    return tg.nn.TreeLSTMCell(size, size)
-
-
-CELLS = {"RecNN": recursive_cell, "RNTN": RNTNCell, "Tree-LSTM": tree_lstm_cell}
+CELLS = {
+    "RecNN": recursive_cell,
+    "RNTN": RNTNCell,
+    "Tree-LSTM": lambda size: tg.nn.TreeLSTMCell(size, size),
+}
 
 
 def parameter(values):

@@ -279,6 +279,16 @@ def test_saved_nets_are_tested_and_averaged(treebank, tmp_path, capsys):
     assert mean.split()[3:] == one.split()[1:]
 
 
+def test_the_rntn_is_that_of_the_package_for_a_tenth_of_t():
+    ours, theirs = demo.RNTNCell(3), tg.nn.RNTNCell(3)
+    ours.t.array = demo.noise(1.0, *ours.t.shape).astype(np.float32)  # so that it matters
+    state = ours.state_dict()
+    theirs.load_state_dict({"T": state.pop("t") / 10, **state})
+    left, right = demo.noise(1.0, 2, 5, 3).astype(np.float32)
+    found, expected = (cell(None, left, right).numpy() for cell in (ours, theirs))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize("steps", [2, 3, 30])
 def test_a_recurrent_net_is_a_linear_recursive_net(steps):
     assert demo.difference_from_recurrent_net(size=5, steps=steps) < 1e-12
