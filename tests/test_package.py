@@ -27,6 +27,7 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tinygrad_rnn/registry.py": "one row for each operation, and the table of choices beside them",
     "tinygrad_rnn/tensor.py": "the methods of one class, most of them one line",
     "tinygrad_rnn/gradcheck/check.py": "one check, and the messages of all the ways to fail it",
+    "demos/_kit.py": "the one file of plumbing that all demos share",
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",
     "tests/test_engine.py": "one subject: the laws of recording and of the sweep",
     "tests/test_errors.py": "one table: each message that a user can meet",
