@@ -273,23 +273,30 @@ def tell_by_depth(written, tested, run):
         for name, w in written.items()
         if not name.startswith("untrained")
     }
-    low, high = np.quantile(lengths, [1 / 3, 2 / 3])
-    title, near = "exact by depth of the tree", (low <= lengths) & (lengths <= high)
-    parts = {title: lengths > 0, f"  the same, of {low:.0f} to {high:.0f} tokens": near}
-    for title, those in parts.items():
-        bands = bands_of(depths[those])
-        inside = [those & (first <= depths) & (depths <= last) for first, last in bands]
-        rows = {name: [hits[i].mean() for i in inside] for name, hits in exact.items()}
-        print(f"{title:36}" + "".join(f"{f'{a}-{b}' if a < b else a:>9}" for a, b in bands))
-        print(f"{'  number of trees':36}" + "".join(f"{i.sum():9}" for i in inside))
-        print(f"{'  tokens, mean':36}" + "".join(f"{lengths[i].mean():9.1f}" for i in inside))
-        for name, shares in rows.items():
-            print(f"  {name:34}" + "".join(f"{share:9.1%}" for share in shares))
-        run.log(title=title, depths=bands, **rows)
-        if those.all():
-            middles, of_all = [(first + last) / 2 for first, last in bands], rows
+    bands, of_all = tell_bands("exact by depth of the tree", depths, lengths, exact, run)
+    middles = [(first + last) / 2 for first, last in bands]
     run.curves("exact_by_depth", {"depth": middles, **of_all}, "share exact")
+    low, high = np.quantile(lengths, [1 / 3, 2 / 3])
+    near = (low <= lengths) & (lengths <= high)
+    if near.any():  # of two trees none may be
+        exact = {name: hits[near] for name, hits in exact.items()}
+        title = f"  the same, of {low:.0f} to {high:.0f} tokens"
+        tell_bands(title, depths[near], lengths[near], exact, run)
     return of_all
+
+
+def tell_bands(title, depths, lengths, exact, run):
+    """Print and log what share of trees is exact in each band of depths; the bands, the shares."""
+    bands = bands_of(depths)
+    inside = [(first <= depths) & (depths <= last) for first, last in bands]
+    rows = {name: [hits[i].mean() for i in inside] for name, hits in exact.items()}
+    print(f"{title:36}" + "".join(f"{f'{a}-{b}' if a < b else a:>9}" for a, b in bands))
+    print(f"{'  number of trees':36}" + "".join(f"{i.sum():9}" for i in inside))
+    print(f"{'  tokens, mean':36}" + "".join(f"{lengths[i].mean():9.1f}" for i in inside))
+    for name, shares in rows.items():
+        print(f"  {name:34}" + "".join(f"{share:9.1%}" for share in shares))
+    run.log(title=title, depths=bands, **rows)
+    return bands, rows
 
 
 def bands_of(depths):
@@ -301,7 +308,7 @@ def bands_of(depths):
 
 def claims(table, by_depth, back):
     """What is said above, each with whether it was seen."""
-    *_, greedy, _, beam, beam_only = table
+    *_, greedy, _, beam, beam_only = table  # in the order in which they were searched
     seen = {
         "every tree comes back from its string": back,
         f"{ONLY}: whatever is written, also by a net that learned nothing, is one": all(
