@@ -3,7 +3,7 @@
     Deutschland  de     Saksa  fi     Almanya  tr     Njemačka  hr
 
 A name that several of these languages share is left out.  All names of one thing, whatever the
-language, are either to train on or to test on: a net that has seen Deutschland has not seen Saksa.
+language, are in one part: a net that is asked about Saksa has not been trained on Deutschland.
 """
 
 import collections

@@ -49,7 +49,7 @@ def kneser_ney(train, held, vocab_size, max_order=5):
 def discounted(count, gram, context, of_gram, q):
     """p of each n-gram, given the `count` of each that there is and `q` of the shorter ones."""
     once, twice = np.sum(count == 1), np.sum(count == 2)
-    d = (once + 1) / (once + 2 * twice + 2)  # n_1 and n_2 each with half a count more: never 0
+    d = (once + 1) / (once + 2 * twice + 2)  # n_1 + 1 and n_2 + 1/2: never 0, never 1
     total, followers = (x[context] for x in by_context(count, of_gram))
     p = np.maximum(count[gram] - d, 0) + d * followers * q
     return np.divide(p, total, out=q.copy(), where=total > 0)  # in an unseen context it stays q
