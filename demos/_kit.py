@@ -204,8 +204,8 @@ def fit(
 
     `batches(rng)` is a list of batches, an epoch, and `loss_of(batch)` the mean loss of one.  With
     `carry` it is `loss_of(batch, state) -> (loss, state)`, with None for the first state of an
-    epoch: values are carried to the next batch, gradients are not.  Training ends after `epochs`,
-    `args.epochs` if None, or else after so many `minutes`.  The rate of the optimiser, Adam of
+    epoch: values are carried to the next batch, gradients are not.  Training ends after so many
+    `minutes`, if given, else after `epochs`, or `args.epochs`.  The rate of the optimiser, Adam of
     `args.lr` if None, is multiplied by `rate(share)` when that share is done.  `validate()`, the
     higher the better, is asked after each epoch, and the model ends with the weights of the best.
     With `resume_flags` checkpoints are kept in `args.out`, from which --resume goes on.
