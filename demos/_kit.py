@@ -19,6 +19,7 @@ import numpy as np
 import tinygrad_rnn as tg
 
 UNKNOWN = "<unknown>"  # what a word is read as that the vocabulary leaves out
+METRICS = "metrics.jsonl"
 SAVE_EVERY = 60.0  # seconds of training between checkpoints
 HOPELESS = 1000.0  # nats; log of the number of classes is what a uniform guess costs
 PLAIN_LINE_EVERY = 5.0  # seconds, where the output is no terminal
@@ -32,6 +33,9 @@ class Diverged(Exception):
     """A loss that is no longer a finite number."""
 
 
+EXPECTED = (DataError, Diverged, tg.NonFiniteError, tg.CheckpointError, OSError, MemoryError)
+
+
 def main(demo, args):
     """The exit code of `demo(args, run)`; an expected error becomes one line on stderr.
 
@@ -43,8 +47,8 @@ def main(demo, args):
             claims = demo(args, run) or {}
             minutes, cores = (time.monotonic() - begun) / 60, os.cpu_count()
             run.log(minutes=minutes, cores=cores, claims=claims)
-    except (DataError, Diverged, tg.NonFiniteError, tg.CheckpointError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+    except EXPECTED as error:
+        print(f"error: {str(error) or 'not enough memory'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         hint = "; go on with --resume" if "resume" in args else ""
@@ -123,9 +127,12 @@ def fraction(text):
 
 
 def read_text(path):
-    """The text of a UTF-8 file; OSError if it is not there, DataError if no text is in it."""
+    """The text of a UTF-8 file, without a byte order mark.
+
+    OSError if it is not there, DataError if no text is in it.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from None
     if not text.strip():
@@ -216,6 +223,11 @@ def fit(
     path = args.out / f"{label.replace(' ', '_')}.training.npz"
     if keep and args.resume and path.exists():
         now.load(path)
+        if len(run.epochs(label)) < now.epoch:
+            raise DataError(
+                f"{run.out / METRICS} has fewer epochs of {label!r} than {path}, {now.epoch};"
+                " --resume needs both as the run left them"
+            )
         run.say(f"{label}: goes on after {len(now.losses)} steps")
     begun, next_save = time.monotonic() - now.seconds, time.monotonic() + SAVE_EVERY
     with Progress(run, label) as progress:
@@ -297,6 +309,8 @@ class Training:
         """Stand where the checkpoint was written; DataError if that run had other settings."""
         saved = tg.load(path)
         metadata = saved.metadata
+        if "settings" not in metadata:
+            raise DataError(f"{path}: these are no weights in training; expected: what a run left")
         then = metadata.pop("settings")
         other = [key for key in self.settings if then.get(key) != self.settings[key]]
         if other:
@@ -334,7 +348,7 @@ class Run:
         self.out, self.quiet, self.plot, self.files = args.out, args.quiet, not args.no_plot, []
         self.out.mkdir(parents=True, exist_ok=True)
         mode = "a" if getattr(args, "resume", False) else "w"
-        self.metrics = self.path("metrics.jsonl").open(mode, encoding="utf-8")
+        self.metrics = self.path(METRICS).open(mode, encoding="utf-8")
         tg.manual_seed(args.seed)
         settings = {key: str(value) for key, value in vars(args).items()}
         self.say("settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
@@ -357,14 +371,14 @@ class Run:
         return self.out / name
 
     def log(self, **figures):
-        """Append one line to metrics.jsonl."""
+        """Append one line to METRICS."""
         self.metrics.write(json.dumps(figures, default=float) + "\n")
         self.metrics.flush()
 
     def epochs(self, label):
         """What `fit` logged of each epoch, also before the run was gone on with."""
-        text = (self.out / "metrics.jsonl").read_text(encoding="utf-8")
-        lines = [json.loads(line) for line in text.splitlines()]
+        text = (self.out / METRICS).read_text(encoding="utf-8", errors="replace")
+        lines = [figures_in(line) for line in text.splitlines()]
         last = {line["epoch"]: line for line in lines if line.get("label") == label}
         return list(last.values())
 
@@ -408,6 +422,15 @@ class Run:
         axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_scale else "linear")
         axes.legend(frameon=False)
         figure.savefig(self.path(name + ".png"), dpi=120)
+
+
+def figures_in(line):
+    """The figures in a line of METRICS; none in one that was cut short when a run was killed."""
+    try:
+        figures = json.loads(line)
+    except ValueError:
+        return {}
+    return figures if isinstance(figures, dict) else {}
 
 
 class Progress:

@@ -10,6 +10,7 @@ they are split.  All else is split by the hash of a text, every tenth to test on
 from the training files where no file is for dev; so the same text is never on both sides.
 """
 
+import codecs
 import hashlib
 import re
 from typing import NamedTuple
@@ -83,7 +84,7 @@ def tenth(text):
 
 def read_file(file):
     """The texts of one file; its first line says what it is."""
-    raw = file.read_bytes()
+    raw = file.read_bytes().removeprefix(codecs.BOM_UTF8)
     first = raw.lstrip().partition(b"\n")[0].decode("latin-1")
     if TREC.match(first) and "\t" not in first:
         return labelled_lines(raw.decode("latin-1"), file.name, trec)

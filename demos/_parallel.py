@@ -44,7 +44,7 @@ def the_file(folder, part, language):
 
 def read_lines(path):
     """The words of every line of a file."""
-    lines = kit.read_text(path).removeprefix("\ufeff").removesuffix("\n").split("\n")
+    lines = kit.read_text(path).removesuffix("\n").split("\n")
     for number, line in enumerate(lines, 1):
         if "\0" in line:
             raise kit.DataError(f"{path}, line {number}: a NUL character; expected: plain text")

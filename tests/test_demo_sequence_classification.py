@@ -90,6 +90,15 @@ def test_wrong_arguments_are_refused(flags, tmp_path):
 # ---- labelled files ----
 
 
+@pytest.mark.parametrize(
+    "content", [b"HUM:desc Who ?\n", b"HUM\tWho ?\n", b"(HUM (1 Who) (1 ?))\n"]
+)
+def test_a_byte_order_mark_is_no_part_of_a_label(content, tmp_path):
+    path = tmp_path / "marked.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + content)
+    assert _labelled.read_file(path) == [("HUM", ("Who", "?"))]
+
+
 def test_the_formats_of_files(tmp_path):
     files = {
         "a.txt": b"HUM:desc Who was Galileo ?\r\nENTY:other What is Sauerbraten \xf0 ?\n",

@@ -58,6 +58,11 @@ def test_batches_are_an_epoch_of_neighbours_in_length(lengths, size, seed):
         assert a.max() <= b.min() + 1 or b.max() <= a.min() + 1  # the noise of the order
 
 
+def test_a_byte_order_mark_is_no_part_of_a_text(tmp_path):
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbfone\r\ntwo\n")
+    assert kit.read_text(tmp_path / "text.txt") == "one\ntwo\n"
+
+
 # ---- training that can be stopped ----
 
 
@@ -169,6 +174,37 @@ def test_a_resumed_run_adds_to_the_metrics(tmp_path):
     assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
 
 
+def stopped_at(steps, folder):
+    """The checkpoint and the metrics of a run that was stopped."""
+    with pytest.raises(Stopped):
+        train(settings(folder), steps, scored=False)
+    return folder / "training.training.npz", folder / kit.METRICS
+
+
+def test_a_line_of_metrics_that_was_cut_short_does_not_stop_a_run(tmp_path):
+    _, metrics = stopped_at(6, tmp_path)
+    metrics.write_bytes(metrics.read_bytes() + b'{"label": "training", "epo\xe2')
+    train(settings(tmp_path, "--resume"), scored=False)
+    found = [kit.figures_in(line) for line in metrics.read_text(errors="replace").splitlines()]
+    assert [line["epoch"] for line in found if "epoch" in line] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("content", [b"", b"5\n[]\nno metrics\n"])
+def test_a_run_without_its_metrics_is_refused(content, tmp_path):
+    checkpoint, metrics = stopped_at(6, tmp_path)
+    metrics.write_bytes(content)
+    with pytest.raises(kit.DataError, match="fewer epochs") as refused:
+        train(settings(tmp_path, "--resume"), scored=False)
+    assert str(checkpoint) in str(refused.value) and str(metrics) in str(refused.value)
+
+
+def test_other_weights_are_no_checkpoint_to_go_on_from(tmp_path):
+    checkpoint, _ = stopped_at(6, tmp_path)
+    tg.save(checkpoint, Net().state_dict())
+    with pytest.raises(kit.DataError, match="no weights in training"):
+        train(settings(tmp_path, "--resume"), scored=False)
+
+
 def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     args = settings(tmp_path)
     with kit.Run(args) as run, pytest.raises(kit.Diverged):
@@ -183,3 +219,12 @@ def test_stopping_by_hand_says_how_to_go_on(tmp_path, capsys):
 
     assert kit.main(demo, settings(tmp_path)) == 130
     assert "--resume" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("told", ["", "Unable to allocate 931. GiB"])
+def test_too_little_memory_is_one_line(told, tmp_path, capsys):
+    def demo(args, run):
+        raise MemoryError(told)
+
+    assert kit.main(demo, settings(tmp_path)) == 1
+    assert capsys.readouterr().err == f"error: {told or 'not enough memory'}\n"
