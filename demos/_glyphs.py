@@ -150,12 +150,16 @@ def read_npz(path):
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise kit.DataError(f"{path} cannot be read as .npz: {error}") from None
     images = expect(arrays, "images", "u", (3, 4), path)
-    captions = [
-        tuple(text.split()) for text in expect(arrays, "captions", "U", (1,), path).tolist()
-    ]
+    try:
+        texts = expect(arrays, "captions", "U", (1,), path).tolist()
+        "".join(texts).encode()
+    except ValueError as error:  # an array may hold half a character
+        raise kit.DataError(f"{path}: captions are no text: {error}") from None
+    captions = [tuple(text.split()) for text in texts]
     parts = expect(arrays, "parts", "U", (1,), path) if "parts" in arrays else split(captions)
     sizes = {len(images), len(captions), len(parts)}
-    if len(sizes) > 1 or images.dtype != np.uint8 or min(images.shape[1:3], default=0) < SMALLEST:
+    small = min(images.shape[1:3]) < SMALLEST or not images.size
+    if len(sizes) > 1 or images.dtype != np.uint8 or small:
         raise kit.DataError(
             f"{path}: images {images.dtype} {images.shape}, {len(captions)} captions\n"
             f"  expected: uint8, sides of {SMALLEST} or more, and one caption (and part) for each"

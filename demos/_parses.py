@@ -54,6 +54,8 @@ def read_pairs(path, longest, modules=SELECTION):
     root = Path(sysconfig.get_path("stdlib")) if path is None else path
     names = modules if path is None else [""]
     files = [file for name in names for file in _trees.python_files(root / name)]
+    if not files:
+        raise kit.DataError(f"{root}: no Python sources; expected: a folder of .py files")
     files.sort(key=lambda file: hashlib.sha256(file.relative_to(root).as_posix().encode()).digest())
     train = pairs_in([file for i, file in enumerate(files) if i % 5], longest)
     test = pairs_in(files[::5], longest)
@@ -63,7 +65,8 @@ def read_pairs(path, longest, modules=SELECTION):
     test = {s: p for s, p in test.items() if s not in train and known.issuperset(s + p.target)}
     if not train or not test:
         raise kit.DataError(
-            f"{root}: {len(train)} expressions to train on and {len(test)} others to test on"
+            f"{root}: {len(train)} expressions to train on and {len(test)} others to test on, whose"
+            f" words occur in {RARE} each; expected: some of both, so give more files"
         )
     return list(train.values()), list(test.values())
 

@@ -120,7 +120,7 @@ def syntax_tree(file):
         with warnings.catch_warnings(action="ignore"):  # of the file's own strange escapes
             return ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        print(f"skipped {file}: {error or type(error).__name__}", file=sys.stderr)
+        print(f"skipped {file}: {str(error) or type(error).__name__}", file=sys.stderr)
         return ast.Module([], [])
 
 

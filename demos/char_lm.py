@@ -172,15 +172,15 @@ def encoded(text, chars):
 def read(args, run):
     """The characters of the text, its ids for training and for validation, the ids of the prime."""
     text = kit.read_text(args.data) if args.data else default_text()
+    source = args.data or f"pydoc_data.topics of Python {platform.python_version()}"
     chars = sorted(set(text))
     ids = encoded(text, chars)
     cut = int(0.9 * len(ids))
     if cut <= args.batch_size * args.bptt or len(ids) - cut < args.bptt:
         raise kit.DataError(
-            f"{len(ids):,} characters are too few for windows of --bptt {args.bptt} steps in "
-            f"--batch-size {args.batch_size} streams"
+            f"{source}: {len(ids):,} characters are too few for windows of --bptt {args.bptt} steps"
+            f" in --batch-size {args.batch_size} streams"
         )
-    source = args.data or f"pydoc_data.topics of Python {platform.python_version()}"
     run.say(f"text: {source}, {len(ids):,} characters, {len(chars)} different")
     return chars, ids[:cut], ids[cut:], encoded(args.prime or text[:20], chars)
 

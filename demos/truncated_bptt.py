@@ -63,6 +63,8 @@ def echo(symbols, delay, batch_size):
 def next_character(text, batch_size):
     """The task to say what comes next in pieces of a text."""
     characters, ids, count = np.unique(list(text), return_inverse=True, return_counts=True)
+    if len(characters) < 2:
+        raise kit.DataError(f"a text of {len(ids)} times {text[0]!r}; expected: two characters")
 
     def draw(rng, T):
         if len(ids) <= T:

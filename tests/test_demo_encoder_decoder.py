@@ -5,6 +5,7 @@ import io
 import itertools
 import json
 import keyword
+import re
 import tokenize
 from pathlib import Path
 
@@ -182,7 +183,7 @@ def test_a_quick_run_tells_all_models_by_length_and_draws_what_attention_read(tm
     np.testing.assert_allclose(table.sum(axis=1), 1.0, rtol=1e-5)
 
 
-@pytest.mark.parametrize("content", [None, "", "x = (", "x = 1\n"])
+@pytest.mark.parametrize("content", [None, "", "x = (", "x = 1\n", "no " * 9999])
 def test_data_that_cannot_be_used_gets_one_line(content, tmp_path, capsys):
     folder = tmp_path / "data"
     if content is not None:
@@ -190,8 +191,10 @@ def test_data_that_cannot_be_used_gets_one_line(content, tmp_path, capsys):
         (folder / "a.py").write_text(content)
     flags = ["--quick", "--quiet", "--data", str(folder), "--out", str(tmp_path / "out")]
     assert demo.main(flags) == 1
-    errors = [line for line in capsys.readouterr().err.splitlines() if "skipped" not in line]
-    assert len(errors) == 1 and errors[0].startswith("error: ")
+    *skipped, error = capsys.readouterr().err.splitlines()
+    assert all(re.fullmatch("skipped .*a[.]py: .+", line) for line in skipped)
+    assert error.startswith(f"error: {folder}: ")
+    assert ("no Python sources" in error) == (content is None)
 
 
 @pytest.mark.parametrize("flags", [["--context", "0"], ["--score", "cosine"], ["--beam", "-1"]])

@@ -54,10 +54,11 @@ def test_a_text_can_be_the_task(tmp_path, capsys):
     flags = ["--quick", "--quiet", "--no-plot", "--out", str(tmp_path), "--data", str(path)]
     demo.main(flags)
     assert "seen: a = T - 1 is all of BPTT" in capsys.readouterr().out
-    path.write_text("too short")
-    assert demo.main(flags) == 1
-    err = capsys.readouterr().err
-    assert err.startswith("error: ") and err.count("\n") == 1
+    for text in ("too short", "a" * 500):
+        path.write_text(text)
+        assert demo.main(flags) == 1
+        err = capsys.readouterr().err
+        assert err.startswith("error: ") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize("a", range(7))
