@@ -27,7 +27,7 @@ are CoNLL-U files with UPOS.  After every epoch a net is tried on the dev part, 
 and test is read once.  For the English Web Treebank:
 
     python -m demos.pos_tagging --data DIR --epochs 8 --hidden-size 300 --dropout 0.5 --lr 4e-3
-      --readers forward conditioned forward+crf delayed-1 both both+characters both+crf+characters
+      --readers forward conditioned forward+crf delayed-1 both both+characters
 
 EXERCISE: write `viterbi(scores, moves)` here: of all sequences y of T tags out of K, the list y for
 which the sum of scores[t, y[t]] over t and of moves[y[t-1], y[t]] over t > 0 is greatest, given
