@@ -71,6 +71,24 @@ def test_pictures_of_your_own(channels, tmp_path):
     assert captions[0] == ("A", "stripe", "in", "row", "2")
 
 
+def test_the_test_part_has_no_part_in_any_choice(tmp_path):
+    """What is told of each epoch is the same for two of them, of which one is of other captions."""
+    found = []
+    for change in (str, lambda caption: "row row row"):
+        arrays = own()
+        test = arrays["parts"] == "test"
+        arrays["captions"][test] = [change(caption) for caption in arrays["captions"][test]]
+        flags = ["--data", npz(tmp_path / "own.npz", **arrays), "--no-plot", "--epochs", 2]
+        assert run(tmp_path / "out", *flags) == 0
+        lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+        lines = [json.loads(line) for line in lines]
+        epochs = [line for line in lines if "epoch" in line]
+        scores = [line["word-F1"] for line in lines if "word-F1" in line]
+        found.append((epochs, scores))
+    (epochs, scores), (same, others) = found
+    assert epochs == same and scores != others
+
+
 @pytest.mark.parametrize(
     "change, told",
     [

@@ -230,6 +230,22 @@ def test_it_learns(tmp_path):
     assert brackets.scores(written, [e.target for e in examples], KINDS)["exact"] > 0.9
 
 
+def test_the_best_epoch_is_told_by_the_examples_that_are_for_it(tmp_path, monkeypatch):
+    train, dev, test = ([example(("S(", "XX", ")"), source)] * 4 for source in ("ab", "ba", "bb"))
+    task, asked = demo.task_of(train, dev, test, KINDS), []
+
+    def search(model, task, examples, beam):
+        asked.append(examples)
+        return [e.target for e in examples]
+
+    monkeypatch.setattr(demo, "search", search)
+    flags = {"seed": 0, "out": tmp_path, "quiet": True, "no_plot": True, "lr": 1e-2}
+    args = argparse.Namespace(**flags, epochs=2, batch_size=4)
+    with kit.Run(args) as run:
+        demo.fit(translator(task), task, args, run)
+    assert asked == [dev, dev]
+
+
 # ---- the data ----
 
 

@@ -56,6 +56,25 @@ def test_two_seeds_of_two_nets_on_texts_of_ones_own(tmp_path, capsys):
     }
 
 
+def test_the_test_part_has_no_part_in_any_choice(tmp_path):
+    """Nets, and which is chosen, are the same for two of them, of which one has wrong labels."""
+    found = []
+    for i, wrong in enumerate(["AB", "BA"]):
+        data = tmp_path / f"data{i}"
+        data.mkdir()
+        for part, labels in {"train": "AB", "dev": "AB", "test": wrong}.items():
+            named = dict(zip("AB", labels, strict=True))
+            lines = [f"{named[label]}\t{text}" for label, text in sorted(TEXTS)]
+            (data / f"{part}.tsv").write_text("\n".join(lines))
+        out, flags = tmp_path / f"out{i}", ["--hidden-size", 4, "--no-plot"]
+        assert run(out, "--data", data, *flags) == 0
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        epochs, seen = [line for line in lines if "epoch" in line], figures(out)
+        gradients = (out / "gradient_after_training.csv").read_text()
+        found.append((epochs, gradients, seen["dev"], seen["chosen"], seen["test"]))
+    assert found[0][:4] == found[1][:4] and found[0][4] != found[1][4]
+
+
 @pytest.mark.parametrize(
     "name, content, says",
     [
@@ -298,6 +317,20 @@ def test_naive_bayes_by_hand():
         ("a", "</s>"),
         ("<s>", "a", "</s>"),
     ]
+
+
+def test_the_alpha_of_naive_bayes_is_the_best_for_dev():
+    """Which of two labels is the worst for a test whose labels are turned round."""
+    rng, labels = np.random.default_rng(2), kit.Vocabulary(["A", "B"])
+    texts = [
+        Labelled(label, tuple(rng.choice(list("vwxyz"), 4, p=p)))
+        for label, p in [("A", (0.3, 0.25, 0.2, 0.15, 0.1)), ("B", (0.1, 0.15, 0.2, 0.25, 0.3))]
+        for _ in range(60)
+    ]
+    train, dev = texts[::3], texts[1::3] + texts[2::3]
+    test = [Labelled({"A": "B", "B": "A"}[text.label], text.words) for text in dev]
+    shares = [demo.naive_bayes(train, test, labels, alpha) for alpha in demo.ALPHAS]
+    assert demo.baseline(_labelled.Sets(train, dev, test), labels) == min(shares) < max(shares)
 
 
 def test_bands_of_length_hold_every_text_once():

@@ -274,6 +274,21 @@ def test_parallel_text_is_read_and_a_finished_run_is_not_trained_again(
     assert run(tmp_path / "more", *flags, "--init-from", tmp_path / "out" / "additive.npz") == 0
 
 
+def test_the_test_pairs_are_translated_once_when_all_is_chosen(tmp_path, monkeypatch):
+    """The epoch, by greedy choice, and the width of the beam are chosen on four other pairs."""
+    path, asked, translations = folder(tmp_path, "a b", "b c"), [], demo.translations
+    for language in ("en", "de"):
+        (path / f"test.tok.{language}").write_text("\n".join(SENTENCES[:3]))
+
+    def counted(model, pairs, beam):
+        asked.append((len(pairs), beam))
+        return translations(model, pairs, beam)
+
+    monkeypatch.setattr(demo, "translations", counted)
+    assert run(tmp_path / "out", "--data", path, "--context", "fixed", "--no-plot") == 0
+    assert asked[:3] == [(4, 1), (4, 1), (4, 2)] and [pairs for pairs, _ in asked[3:]] == [3]
+
+
 @pytest.mark.parametrize("flags", [["--context", "none"], ["--dropout", "1"], ["--beam", "0"]])
 def test_wrong_flags_are_refused(flags):
     with pytest.raises(SystemExit):

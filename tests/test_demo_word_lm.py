@@ -58,6 +58,23 @@ def test_claims_are_about_the_test_part_and_the_models_there_are(tmp_path):
     assert list(claims.values()) == [True, False]
 
 
+def test_the_test_part_has_no_part_in_any_choice(tmp_path):
+    """Weights, order and mixtures are the same for two of them, of which one is no text at all."""
+    (tmp_path / "train.txt").write_text(TEXT)
+    (tmp_path / "valid.txt").write_text(TEXT[:600])
+    found = []
+    for i, text in enumerate([TEXT, " ".join(TEXT.split()[::-1])]):
+        (tmp_path / "test.txt").write_text(text)
+        out = tmp_path / f"out{i}"
+        assert demo.main(["--data", str(tmp_path), "--out", str(out), *SMALL]) == 0
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        figures = {x["model"]: x["validation"] for x in lines if "model" in x}
+        files = [(out / name).read_bytes() for name in ("perplexity.csv", "lstm.npz")]
+        found.append((figures, files, {x["model"]: x["test"] for x in lines if "model" in x}))
+    (figures, files, test), (same_figures, same_files, other) = found
+    assert figures == same_figures and files == same_files and test != other
+
+
 def test_a_net_that_has_seen_enough_of_a_plain_text_knows_it(tmp_path):
     """Perplexity near 1 where every word follows from the two before."""
     text = "one two three four five six seven . " * 200
