@@ -123,6 +123,13 @@ def fraction(text):
     return float(text)
 
 
+def share(text):
+    """An argparse type: a float above 0, up to 1."""
+    if not 0 < float(text) <= 1:
+        raise ValueError
+    return float(text)
+
+
 # ---- data ----
 
 

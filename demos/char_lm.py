@@ -231,7 +231,7 @@ def main(argv=None):
     )
     p.add_argument("--temperature", type=kit.positive(float), default=0.7, help="of the sample")
     p.add_argument("--top-k", type=kit.positive(int), metavar="K", help="the K likeliest only")
-    p.add_argument("--top-p", type=kit.fraction, metavar="P", help="the likeliest that sum to P")
+    p.add_argument("--top-p", type=kit.share, metavar="P", help="the likeliest that sum to P")
     p.add_argument("--prime", help="text to continue, if not that of the data")
     args = p.parse_args(argv)
     if args.quick:

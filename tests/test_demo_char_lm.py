@@ -253,7 +253,7 @@ def test_the_narrowest_choice_is_the_likeliest_character_after_all_before(cell, 
 
 
 def test_the_flags_of_a_sample_are_those_of_the_search(tmp_path, capsys):
-    flags = ["--epochs", 2, "--prime", "the cat", "--top-k", 1, "--sample", 12]
+    flags = ["--epochs", 2, "--prime", "the cat", "--top-k", 1, "--top-p", 1, "--sample", 12]
     assert run(tmp_path, *flags) == run(tmp_path, *flags, "--seed", 3, name="b") == 0
     out = capsys.readouterr().out
     sampled = [line for line in out.splitlines() if line.startswith("the cat")]
@@ -262,7 +262,9 @@ def test_the_flags_of_a_sample_are_those_of_the_search(tmp_path, capsys):
     assert "Ω" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [["--top-k", "0"], ["--top-p", "1.5"], ["--minutes", "-1"]])
+@pytest.mark.parametrize(
+    "flags", [["--top-k", "0"], ["--top-p", "1.5"], ["--top-p", "0"], ["--minutes", "-1"]]
+)
 def test_wrong_arguments_are_refused(flags, tmp_path):
     with pytest.raises(SystemExit) as refused:
         run(tmp_path, *flags)
