@@ -199,5 +199,5 @@ def gallery(run, name, images, texts, columns=3):
         axes.set_axis_off()
         axes.imshow(image if image.shape[-1] == 3 else image[..., 0], cmap="gray", vmin=0, vmax=1)
         place = left + 0.16 / columns, bottom + 0.5 / rows
-        figure.text(*place, "\n".join(lines), fontsize=8, va="center")
+        figure.text(*place, "\n".join(lines), fontsize=8, va="center", parse_math=False)
     figure.savefig(run.path(name + ".png"), dpi=120)

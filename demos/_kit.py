@@ -7,6 +7,7 @@ user (no data, no finite loss, a folder that cannot be written) into one line an
 import argparse
 import collections
 import csv
+import io
 import json
 import math
 import os
@@ -42,6 +43,8 @@ def main(demo, args):
     A demo may return what its slide claims, `{claim: seen}`; it fails if one was not seen.
     """
     begun = time.monotonic()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have all characters
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with Run(args) as run:
             claims = demo(args, run) or {}

@@ -17,8 +17,8 @@ def heat_map(run, name, table, rows, columns, axes_labels, label):
     axes = figure.subplots()
     image = axes.imshow(table, cmap="Greys", vmin=0, vmax=1, aspect="auto")
     turned = max(len(str(column)) for column in columns) > 3  # else words would overlap
-    axes.set_xticks(range(len(columns)), columns, rotation=90 if turned else 0)
-    axes.set_yticks(range(len(rows)), rows)
+    axes.set_xticks(range(len(columns)), columns, rotation=90 if turned else 0, parse_math=False)
+    axes.set_yticks(range(len(rows)), rows, parse_math=False)  # a word may hold dollar signs
     axes.set(xlabel=axes_labels[0], ylabel=axes_labels[1])
     figure.colorbar(image, label=label)
     figure.savefig(run.path(name + ".png"), dpi=120)

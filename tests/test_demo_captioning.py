@@ -1,5 +1,6 @@
 """Captioning: the pictures, the nets in both forms, the scores, the demo, its exercise."""
 
+import argparse
 import csv
 import io
 import itertools
@@ -14,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from demos import _glyphs
+from demos import _glyphs, _pictures
 from demos import _kit as kit
 from demos import captioning as demo
 
@@ -176,6 +177,15 @@ def test_the_pictures_show_the_letters(letters):
     )
     np.testing.assert_allclose(plain[8:], marked[8:], atol=0.3)
     assert plain[:5].sum() == 0.0 < marked[:8].sum() and plain[_glyphs.BASELINE + 2 :].sum() == 0.0
+
+
+def test_dollar_signs_in_a_picture_are_no_mathematics(tmp_path):
+    args = argparse.Namespace(out=tmp_path, quiet=True, no_plot=False, seed=0)
+    words, image = ["$x^{$", "y"], np.zeros((8, 8, 1))
+    with kit.Run(args) as run:
+        _glyphs.gallery(run, "gallery", [image], [words])
+        _pictures.heat_map(run, "map", np.eye(2), words, words, ("x", "y"), "weight")
+    assert (tmp_path / "gallery.png").exists() and (tmp_path / "map.png").exists()
 
 
 def test_the_fonts_of_a_folder_are_read_like_those_of_matplotlib(tmp_path):

@@ -1,8 +1,10 @@
 """The demos' plumbing: words and ids, padding, batches, and a training run that can be stopped."""
 
 import argparse
+import io
 import itertools
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -228,3 +230,11 @@ def test_too_little_memory_is_one_line(told, tmp_path, capsys):
 
     assert kit.main(demo, settings(tmp_path)) == 1
     assert capsys.readouterr().err == f"error: {told or 'not enough memory'}\n"
+
+
+def test_characters_that_a_terminal_lacks_are_escaped(tmp_path, monkeypatch):
+    terminal = io.TextIOWrapper(io.BytesIO(), "ascii", newline="\n")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert kit.main(lambda args, run: print("x\u2032"), settings(tmp_path)) == 0
+    terminal.flush()
+    assert terminal.buffer.getvalue().startswith(b"x\\u2032\n")
