@@ -105,7 +105,7 @@ def byte_pairs(sentences, size):
             character_coverage=1.0,
             **settings,
         )
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         raise kit.DataError(f"no {size} pieces can be made of these words: {error}") from None
     return sentencepiece.SentencePieceProcessor(model_proto=learned.getvalue())
 

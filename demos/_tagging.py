@@ -142,7 +142,7 @@ def conllu(text, name):
                 f"{name}, line {number}: {len(columns)} columns, not 10 with tabs between them"
             )
         if WORD_ID.fullmatch(columns[0]):
-            if int(columns[0]) != len(words) + 1:
+            if columns[0] != str(len(words) + 1):
                 raise kit.DataError(
                     f"{name}, line {number}: word {columns[0]} where {len(words) + 1} comes next;"
                     " between sentences there should be an empty line"

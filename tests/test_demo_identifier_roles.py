@@ -73,6 +73,7 @@ def test_sources_and_lines_are_either_to_train_on_or_to_test_on():
         ("latin.conllu", b"1\t\xff\t_\tNOUN\t_\t_\t_\t_\t_\t_\n"),
         ("spaces.conllu", b"1 I i PRON PRP _ 4 nsubj _ _\n"),
         ("letters.conllu", b"one\tI\ti\tPRON\tPRP\t_\t4\tnsubj\t_\t_\n"),
+        ("digits.conllu", b"9" * 9999 + b"\tI\ti\tPRON\tPRP\t_\t4\tnsubj\t_\t_\n"),
         ("untagged.conllu", b"1\tI\ti\t_\tPRP\t_\t4\tnsubj\t_\t_\n"),
         ("lonely.conllu", OFFICIAL.split("\n\n")[1].encode()),
         ("comment.py", b"# nothing\n"),

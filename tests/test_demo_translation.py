@@ -129,8 +129,9 @@ def test_pieces_are_frequent_parts_of_words(tmp_path, capsys):
     language = parallel.Language(sentences, pieces=20)
     assert "est" in language.cut(["oldest"])
     path = folder(tmp_path, "a b", "b c")
-    assert run(tmp_path / "out", "--data", path, "--pieces", 9999) == 1
-    assert "no 9999 pieces" in capsys.readouterr().err
+    for too_many in (9999, 10**12):
+        assert run(tmp_path / "out", "--data", path, "--pieces", too_many) == 1
+        assert f"no {too_many} pieces" in capsys.readouterr().err
 
 
 # ---- the model ----
