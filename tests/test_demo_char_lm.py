@@ -129,6 +129,28 @@ def test_a_state_carried_from_window_to_window_changes_nothing(cell, layers):
     np.testing.assert_allclose(tg.concatenate([first, second]).array, whole.array, atol=1e-6)
 
 
+def test_what_a_text_costs_is_the_mean_over_its_characters_whatever_the_windows():
+    model, text = model_of(), tg.default_rng().integers(0, 5, 131)  # a window of 100, one of 30
+    logits, _ = model(text[:-1, None])
+    expected = tg.cross_entropy(logits[:, 0], text[1:]).item()
+    assert demo.evaluate(model, text) == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_validated_on_is_the_last_tenth_which_is_not_trained_on(tmp_path, monkeypatch):
+    parts, train = [], demo.train
+
+    def seen(model, ids, valid, *rest):
+        parts.extend([ids, valid])
+        return train(model, ids, valid, *rest)
+
+    monkeypatch.setattr(demo, "train", seen)
+    assert run(tmp_path, "--epochs", 1) == 0
+    ids, valid = parts
+    chars = sorted(set(TEXT))
+    assert "".join(chars[i] for i in [*ids, *valid[1:]]) == TEXT
+    assert valid[0] == ids[-1] and len(ids) == int(0.9 * len(TEXT))
+
+
 @pytest.mark.parametrize("cell", demo.LAYERS)
 def test_the_gradient_norms_are_those_of_a_shifted_state(cell):
     """By differences: how E^T changes when h^t is moved, in one stream."""

@@ -331,6 +331,18 @@ def test_wrong_flags_are_refused(flags, tmp_path):
     assert refused.value.code == 2
 
 
+def test_claims_compare_what_they_say():
+    names = ["untrained", "greedy", "beam of 5"]
+    table = {name: {"words": 0.5, "exact": 0.6, "F1": 0.8} for name in [demo.NEIGHBOUR, *names]}
+    table[demo.NEIGHBOUR] = {"words": 0.2, "exact": 0.1, "F1": 0.5}
+    only = {f"{name}, {demo.ONLY}": {"words": 1.0, "exact": 0.7, "F1": 0.9} for name in names}
+    order = [demo.NEIGHBOUR, *[both for name in names for both in (name, f"{name}, {demo.ONLY}")]]
+    table = {name: (table | only)[name] for name in order}
+    assert list(demo.claims(table, {"greedy": [0.9, 0.1]}, True).values()) == [True] * 5
+    table[order[2]]["words"], table[order[-1]]["exact"], table["greedy"]["F1"] = 0.9, 0.6, 0.5
+    assert list(demo.claims(table, {"greedy": [0.1, 0.1]}, False).values()) == [False] * 5
+
+
 def test_a_claim_that_is_not_seen_fails(tmp_path, capsys, monkeypatch):
     """Of a net that cannot learn in one epoch at this rate."""
     flags = ["--data", str(PACKAGE), "--longest", "7", "--test", "40", "--epochs", "1"]
