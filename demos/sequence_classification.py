@@ -290,7 +290,9 @@ def report(right, chosen, fresh, later, bayes, args, run):
 def main(argv=None):
     p = kit.parser("sequence_classification", __doc__)
     p.add_argument("--data", type=Path, help="labelled texts, a file or a folder: TREC, SST, ...")
-    p.add_argument("--all-languages", action="store_true", help="names in 30, in twice the time")
+    p.add_argument(
+        "--all-languages", action="store_true", help="names in 30, in three times the time"
+    )
     p.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="nets to compare")
     p.add_argument("--repeats", type=kit.positive(int), default=1, help="seeds, from --seed on")
     kit.training_flags(p, epochs=6, batch_size=64, lr=1e-2)
