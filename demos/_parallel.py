@@ -35,9 +35,10 @@ def read_pairs(folder, part, languages):
 
 def the_file(folder, part, language):
     """The path of the one file of this part and language."""
-    found = sorted(folder.glob(f"{part}*.{language}"))
+    files = folder.iterdir() if folder.is_dir() else ()  # no pattern: the user may have said "**"
+    found = [p for p in files if p.name.startswith(part) and p.name.endswith(f".{language}")]
     if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+        names = ", ".join(sorted(path.name for path in found)) or "none"
         raise kit.DataError(f"{folder}: expected one file {part}*.{language}, got {names}")
     return found[0]
 

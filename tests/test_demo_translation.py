@@ -88,6 +88,14 @@ def test_cldr_says_the_same_in_both_languages_and_nothing_twice():
     assert any("vor" in t.split() for s, t in said.items() if s.endswith("ago"))
 
 
+@pytest.mark.parametrize("part", ["/tmp", "**", "t", "val.t*"])
+def test_the_name_of_a_part_is_no_pattern(part, tmp_path, capsys):
+    path = folder(tmp_path, "a b\n", "b c\n")
+    assert run(tmp_path / "out", "--data", path, "--test", part) == 1
+    got = "test.tok.en, train.tok.en" if part == "t" else "none"
+    assert f"expected one file {part}*.en, got {got}\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["babel", "sacrebleu.metrics"])
 def test_a_missing_package_is_named(name, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, name, None)
