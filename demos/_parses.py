@@ -65,8 +65,8 @@ def read_pairs(path, longest, modules=SELECTION):
     test = {s: p for s, p in test.items() if s not in train and known.issuperset(s + p.target)}
     if not train or not test:
         raise kit.DataError(
-            f"{root}: {len(train)} expressions to train on and {len(test)} others to test on, of words"
-            f" that {RARE} have; expected: some of both, so raise --longest or give more files"
+            f"{root}: {len(train)} expressions to train on and {len(test)} others to test on, of"
+            f" words that {RARE} have; expected: some of both, so a larger --longest or more files"
         )
     return list(train.values()), list(test.values())
 

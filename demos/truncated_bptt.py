@@ -261,6 +261,8 @@ def main(argv=None):
     args = p.parse_args(argv)
     if args.quick:
         args.steps, args.batch_size, args.T = 2, 4, 2 * args.delay + 1
+    if args.symbols < 2:
+        p.error("argument --symbols: what is said again must be one of two or more")
     if 2 * args.delay >= args.T:
         p.error("argument --T: sequences must be longer than two delays")
     return kit.main(demo, args)

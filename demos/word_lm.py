@@ -218,7 +218,8 @@ def encoded(parts, least, args):
     for part, words, fewest in zip(PARTS, parts, (2 * args.batch_size, 1, 1), strict=True):
         if len(words) < fewest:
             raise kit.DataError(
-                f"{args.data}: {len(words)} words to {part} on; expected: {fewest} or more"
+                f"{args.data or 'the docstrings'}: {len(words)} words to {part} on;"
+                f" expected: {fewest} or more"
             )
     return vocabulary, [vocabulary.encode(words) for words in parts]
 

@@ -22,7 +22,7 @@ def test_a_quick_run_shows_where_the_error_falls(tmp_path, capsys):
     assert error[5] < error[4] / 2
 
 
-@pytest.mark.parametrize("flags", [["--T", "8"], ["--delay", "0"], ["--lr", "-1"]])
+@pytest.mark.parametrize("flags", [["--T", "8"], ["--delay", "0"], ["--symbols", "1"]])
 def test_wrong_settings_are_refused(flags, capsys):
     with pytest.raises(SystemExit) as error:
         demo.main(flags)

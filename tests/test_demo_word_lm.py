@@ -333,6 +333,12 @@ def test_data_that_cannot_be_used_gets_one_line(content, tmp_path, capsys):
     assert err.startswith("error: ") and str(path) in err and err.count("\n") == 1
 
 
+def test_too_few_docstrings_are_not_told_as_a_file():
+    args = argparse.Namespace(data=None, words=9, batch_size=2)
+    with pytest.raises(kit.DataError, match="the docstrings: 3 words"):
+        demo.encoded((["a"] * 3, ["a"], ["a"]), 1, args)
+
+
 # ---- the exercise ----
 
 
