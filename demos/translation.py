@@ -323,10 +323,10 @@ def claims(tests, beams):
             gains = np.subtract(own, fixed)
             seen[f"{context} attention is better than the fixed context"] = gains[-1] > 0
             seen[f"{context} attention gains more on long than on short"] = gains[-2] > gains[0]
-    greedy = beams.get("fixed", {}).get(1)
-    if greedy is not None:
-        seen["where the net is unsure, a beam finds what greedy choice misses"] = (
-            max(beams["fixed"].values()) > greedy
+    widths = beams.get("fixed", {1: 0.0})
+    if 1 in widths and len(widths) > 1:  # the widest, not the best: that would be a choice
+        seen["where the net is unsure, the widest beam finds what greedy choice misses"] = (
+            widths[max(widths)] > widths[1]
         )
     return seen
 
