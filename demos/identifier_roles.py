@@ -26,7 +26,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
-from demos._tagging import STDLIB, read_lines
+from demos._tagging import STDLIB, read_lines, split
 
 TEST_LINES = 3000
 PREFIX_LINES = 400  # of those, to let arrive word by word
@@ -156,25 +156,6 @@ def surroundings(x, y, left, right):
 # ---- the demo ----
 
 
-def split(lines):
-    """Lines to train on, and lines to test on.
-
-    If the names of files say train and test, as those of a treebank do, that; else every tenth
-    source, in the order of hashes, is tested; a lone file is cut into single lines.
-    """
-    named = [[line for line in lines if part in line.source] for part in ("train", "test")]
-    sources = {line.source for line in lines}
-    if all(named) and all(source.endswith(".conllu") for source in sources):
-        return named
-    keys = [line.source if len(sources) > 1 else " ".join(line.words) for line in lines]
-    by_hash = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
-    tested = set(by_hash[::10])
-    return (
-        [line for line, key in zip(lines, keys, strict=True) if key not in tested],
-        [line for line, key in zip(lines, keys, strict=True) if key in tested],
-    )
-
-
 def sample(lines, size, rng):
     """At most `size` of the lines, in random order."""
     return [lines[i] for i in rng.permutation(len(lines))[:size]]
@@ -191,7 +172,7 @@ def read_and_split(args, run):
     """What to train on and what to test on, encoded; the numbers of words and of tags."""
     lines = read_lines(args.data, STDLIB[:3] if args.quick else STDLIB)
     rng = np.random.default_rng(args.seed)
-    train, test = split(lines)
+    train, test = split(lines, ("train", "test"))
     train = [line for line in train if any(line.tags)]
     train, test = sample(train, args.lines, rng), sample(test, TEST_LINES, rng)
     tags = sorted({tag for line in train for tag in line.tags} - {None})

@@ -51,7 +51,7 @@ def test_a_treebank_is_split_as_its_files_say(tmp_path):
     text = "".join(f"1\tw{i % 7}\t_\t{'AB'[i % 2]}" + "\t_" * 6 + "\n\n" for i in range(100))
     for part in ("train", "dev", "test"):
         (tmp_path / f"xx-ud-{part}.conllu").write_text(text)
-    train, test = demo.split(_tagging.read_lines(tmp_path))
+    train, test = _tagging.split(_tagging.read_lines(tmp_path), ("train", "test"))
     assert {line.source for line in train} == {"xx-ud-train.conllu"} and len(train) == 100
     assert {line.source for line in test} == {"xx-ud-test.conllu"} and len(test) == 100
 
@@ -60,7 +60,7 @@ def test_sources_and_lines_are_either_to_train_on_or_to_test_on():
     several = _tagging.read_lines(PACKAGE)
     alone = _tagging.read_lines(PACKAGE / "engine.py")
     for lines, key in [(several, lambda x: x.source), (alone, lambda x: x.words)]:
-        train, test = demo.split(lines)
+        train, test = _tagging.split(lines, ("train", "test"))
         assert len(train) + len(test) == len(lines) and train and test
         assert not {key(line) for line in train} & {key(line) for line in test}
 
