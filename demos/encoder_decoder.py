@@ -258,7 +258,7 @@ def main(argv=None):
     )
     p.add_argument("--score", choices=SCORES, default="multiplicative", help="of attention")
     p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of both LSTMs")
-    kit.training_flags(p, epochs=5, batch_size=32, lr=1e-2)
+    kit.training_flags(p, epochs=5, batch_size=32, lr=5e-3)
     p.add_argument("--beam", type=kit.positive(int), default=3, help="width of the search")
     args = p.parse_args(argv)
     if args.quick:
