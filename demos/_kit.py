@@ -239,6 +239,8 @@ def fit(
                 " --resume needs both as the run left them"
             )
         run.say(f"{label}: goes on after {len(now.losses)} steps")
+    elif keep and args.resume:
+        run.say(f"{label}: no checkpoint at {path}, so from the beginning")
     begun, next_save = time.monotonic() - now.seconds, time.monotonic() + SAVE_EVERY
     with Progress(run, label) as progress:
         while now.share < 1:

@@ -159,6 +159,13 @@ def test_other_settings_are_refused_with_those_of_the_run(tmp_path):
         train(settings(tmp_path, "--resume", "--lr", "0.1"))
 
 
+def test_resume_without_a_checkpoint_begins_and_says_so(tmp_path, capsys):
+    args = settings(tmp_path, "--resume")
+    args.quiet = False
+    _, losses = train(args, scored=False)
+    assert len(losses) == 12 and "from the beginning" in capsys.readouterr().out
+
+
 def test_init_from_gives_the_weights_to_begin_with(tmp_path):
     net, other = Net(), Net()
     tg.save(tmp_path / "model.npz", net.state_dict())
