@@ -266,24 +266,24 @@ class Trap:
 
 ok = npy(np.zeros(3))
 FOREIGN = {
-    "pickle": ([("x.npy", npy(np.array([Trap()]), allow_pickle=True))], "dtype object"),
+    "pickle": ([("x.npy", npy(np.array([Trap()]), allow_pickle=True))], "no array of numbers"),
     "pickle alone": ([("x.pkl", b"cposix\nsystem\n.")], "is no array"),
-    "strings": ([("x.npy", npy(np.array(["a"])))], "dtype <U1"),
-    "structured": ([("x.npy", npy(np.zeros(2, "f4,i4")))], "dtype"),
-    "complex": ([("x.npy", npy(np.zeros(2, complex)))], "dtype complex128"),
-    "long double": ([("x.npy", npy(np.zeros(2, "g")))], "dtype float128"),
-    "nothing": ([], "no members"),
+    "strings": ([("x.npy", npy(np.array(["a"])))], "no array of numbers.*<U1"),
+    "structured": ([("x.npy", npy(np.zeros(2, "f4,i4")))], "no array of numbers"),
+    "complex": ([("x.npy", npy(np.zeros(2, complex)))], "no array of numbers.*<c16"),
+    "long double": ([("x.npy", npy(np.zeros(2, "g")))], "no array of numbers.*<f16"),
+    "nothing": ([], "0 members"),
     "twice": ([("x.npy", ok), ("x.npy", ok)], "is there twice"),
     "unprintable": ([("x\x1b[2J.npy", ok)], "is no array"),
     "other zip": ([("word/document.xml", b"<xml/>")], "is no array"),
     "too large": ([("x.npy", header("<f8", (2**40,)))], "0 bytes for float64"),
     "overflow": ([("x.npy", header("<f8", (2**62, 4)))], "bytes for float64"),
-    "negative": ([("x.npy", header("<f8", (-1, -1)) + bytes(8))], "bytes for float64"),
+    "negative": ([("x.npy", header("<f8", (-1, -1)) + bytes(8))], "no array of numbers"),
     "empty but vast": ([("x.npy", header("<f8", (0, 2**62, 2**62)))], "cannot be read"),
     "too small": ([("x.npy", header("<f8", (1,)) + bytes(16))], "16 bytes for float64"),
-    "version 3": ([("x.npy", b"\x93NUMPY\x03\x00" + ok[8:])], r"version \(3, 0\)"),
-    "no header": ([("x.npy", b"\x93NUMPY\x01\x00\xff\xff")], "cannot be read"),
-    "code in header": ([("x.npy", header("<f8", 3).replace(b"3", b"f"))], "cannot be read"),
+    "version 3": ([("x.npy", b"\x93NUMPY\x03\x00" + ok[8:])], r"no \.npy of version 1\.0"),
+    "no header": ([("x.npy", b"\x93NUMPY\x01\x00\xff\xff")], "no array of numbers"),
+    "code in header": ([("x.npy", header("<f8", 3).replace(b"3", b"f"))], "no array of numbers"),
     "no JSON": ([("metadata.json", b"{"), ("x.npy", ok)], "no JSON"),
     "deep JSON": ([("metadata.json", b"[" * 10**5)], "no JSON"),
     "other JSON": ([("metadata.json", b"[1]")], "format_version is None"),
@@ -313,7 +313,8 @@ def test_archives_of_other_things_are_refused(tmp_path, case):
     ids=lambda claims: next(iter(claims)),
 )
 def test_a_directory_that_is_wrong_is_noticed(tmp_path, claims):
-    assert_refused(tmp_path / "x.npz", zipped([("x.npy", ok)], **claims), "cannot be read")
+    reason = "claim more than|cannot be read"
+    assert_refused(tmp_path / "x.npz", zipped([("x.npy", ok)], **claims), reason)
 
 
 def test_a_small_file_cannot_take_much_memory(tmp_path):
@@ -321,7 +322,7 @@ def test_a_small_file_cannot_take_much_memory(tmp_path):
     bomb = npy(np.zeros(10**7))
     files = {
         "is compressed": zipped([("x.npy", bomb)], zipfile.ZIP_DEFLATED),
-        "claim more than": zipped([("x.npy", ok)], file_size=2**31),
+        "two sizes": zipped([("x.npy", ok)], file_size=2**31),
         "bytes for": zipped([("x.npy", header("<f8", (10**7,)))]),
     }
     for reason, content in files.items():

@@ -13,7 +13,10 @@ step, so that whatever happens leaves the old file or the new one, whole.
 
 from __future__ import annotations
 
+import io
 import os
+import re
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from math import prod
@@ -36,6 +39,11 @@ _METADATA_MEMBER = "metadata.json"  # in a .npz; the arrays' members end in .npy
 _METADATA_KEY = "tinygrad_rnn"  # in the header of a .safetensors, whose values are strings
 _RESERVED = "__metadata__"  # the name under which safetensors keeps that header
 
+# What is parsed takes some twenty times its size in memory, so it is bounded.
+_MOST_ARRAYS = 10_000
+_MOST_METADATA = 2**22  # bytes of JSON
+_MOST_INDEX = 2**24  # bytes of a zip's directory or of the header of a .safetensors
+
 
 class Checkpoint(dict[str, np.ndarray]):
     """The arrays of a file by name; ``metadata`` is the dict that was saved with them."""
@@ -57,26 +65,30 @@ def save(
     DtypeError for what cannot be saved, OSError if the disk refuses; an old file stays as it was.
     """
     write, _ = _format_of(path, "save")
+    if len(state) > _MOST_ARRAYS:
+        raise DtypeError(f"save: {len(state):,} arrays\n  expected: at most {_MOST_ARRAYS:,}")
     arrays = {name: _storable(name, value) for name, value in state.items()}
     note = _note(arrays, dict(metadata or {}))
     with _replacing(path) as file:
         write(file, arrays, note)
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
+def load(path: str | os.PathLike[str], max_bytes: int = 2**32) -> Checkpoint:
     """The arrays and the metadata in a file of ``save``, ``np.savez``, or anyone's safetensors.
 
     They are NumPy arrays, on the host.  Raises CheckpointError for a file that is truncated,
-    damaged, or something else, before memory is taken for what it claims to hold; FileNotFoundError
-    if there is none.
+    damaged, something else, or larger than ``max_bytes``, before memory is taken for what it claims
+    to hold; FileNotFoundError if there is none.  As nothing in it may be compressed, the arrays
+    take no more memory than the file.  Names in a file are keys of the dict, never paths.
     """
     _, read = _format_of(path, "load")
-    with open(path, "rb") as file:
+    with _WaryFile(path, opener=_open_without_waiting) as file:
+        _check_file(file, os.fspath(path), max_bytes)
         try:
             return read(file)
         except CheckpointError as error:
             raise CheckpointError(
-                f"load({os.fspath(path)!r}): {error}\n"
+                f"load({os.fspath(path)!r}): {error.args[0]}\n"
                 "  hint: the file is damaged, or was not written by save or np.savez"
             ) from error
 
@@ -125,24 +137,24 @@ def _note(names: Iterable[str], metadata: dict[str, Any]) -> str:
 
     note = {"format_version": _FORMAT_VERSION, "arrays": list(names), "metadata": metadata}
     try:
-        return json.dumps(note)
+        text = json.dumps(note)
     except (TypeError, ValueError, RecursionError) as error:
         raise DtypeError(
             f"save: metadata cannot be written as JSON: {error}\n"
             "  expected: numbers, strings, lists, dicts, None\n"
             "  hint: arrays belong in state; float(x) turns a NumPy number into Python's"
         ) from error
+    if len(text) > _MOST_METADATA:
+        raise DtypeError(
+            f"save: names and metadata are {len(text):,} bytes of JSON\n"
+            f"  expected: at most {_MOST_METADATA:,}\n  hint: arrays belong in state"
+        )
+    return text
 
 
 def _checkpoint(arrays: dict[str, np.ndarray], note: str | bytes) -> Checkpoint:
     """The arrays with the metadata in ``note``; CheckpointError unless it lists these arrays."""
-    import json
-
-    try:
-        content = json.loads(note)
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"its metadata is no JSON: {error}") from error
-    content = content if isinstance(content, dict) else {}
+    content = _parsed(note, "metadata", _MOST_METADATA)
     version, names, metadata = map(content.get, ("format_version", "arrays", "metadata"))
     if version != _FORMAT_VERSION:
         raise CheckpointError(f"its format_version is {version!r:.60}, expected {_FORMAT_VERSION}")
@@ -152,6 +164,64 @@ def _checkpoint(arrays: dict[str, np.ndarray], note: str | bytes) -> Checkpoint:
     if not isinstance(names, list) or set(map(str, names)) != arrays.keys():
         raise CheckpointError(f"its arrays are {[*arrays]!r:.60}, but it lists {names!r:.60}")
     return Checkpoint(arrays, metadata)
+
+
+def _parsed(text: str | bytes, name: str, most: int) -> dict[str, Any]:
+    """The JSON object in ``text``, each of whose keys is there once; an empty one if it is none."""
+    import json
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a key is there twice")
+        return dict(pairs)
+
+    if len(text) > most:
+        raise CheckpointError(f"its {name} has {len(text):,} bytes, at most {most:,} are read")
+    try:
+        content = json.loads(text, object_pairs_hook=once)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"its {name} is no JSON: {error}") from error
+    return content if isinstance(content, dict) else {}
+
+
+def _check_booleans(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise CheckpointError if a boolean is neither 0 nor 1, which NumPy takes for granted."""
+    for name, array in arrays.items():
+        if array.dtype == bool and array.view(np.uint8).max(initial=0) > 1:
+            raise CheckpointError(f"its array {name!r:.60} has booleans that are neither 0 nor 1")
+
+
+# ---- opening: a file of bounded size, and nothing that only looks like one ---------------------
+
+
+class _WaryFile(io.FileIO):
+    """A file of which no read takes more than ``_MOST_INDEX``.
+
+    ``zipfile`` reads a directory at once, as long as it claims to be; arrays it reads in pieces.
+    """
+
+    def read(self, size: int | None = -1, /) -> Any:
+        if size is not None and size > _MOST_INDEX:
+            raise CheckpointError(f"its directory has {size:,} bytes, at most {_MOST_INDEX:,}")
+        return super().read(size)
+
+
+def _open_without_waiting(path: str, flags: int) -> int:
+    """An opener that does not wait until somebody writes to a pipe of this name."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _check_file(file: IO[bytes], path: str, max_bytes: int) -> None:
+    status = os.fstat(file.fileno())
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"load({path!r}): this is a device or a pipe, no regular file")
+    if status.st_size > max_bytes:
+        raise CheckpointError(
+            f"load({path!r}): the file is too large\n"
+            f"  expected: at most max_bytes = {max_bytes:,}\n"
+            f"  got: {status.st_size:,} bytes\n"
+            f"  hint: if you trust it, load(path, max_bytes={status.st_size})"
+        )
 
 
 # ---- writing: the old file or the new one, whole -----------------------------------------------
@@ -213,15 +283,18 @@ def _read_npz(file: IO[bytes]) -> Checkpoint:
         raise
     except (zipfile.BadZipFile, EOFError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"it cannot be read as .npz: {error}") from error
+    _check_booleans(arrays)
     return _checkpoint(arrays, notes[0]) if notes else Checkpoint(arrays, {})
 
 
 def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
-    """Raise CheckpointError unless these are arrays, as large together as the file at most."""
+    """Raise CheckpointError unless these are arrays that lie one behind the other in the file."""
     import zipfile
 
-    if not members:  # save writes one at least, but a damaged directory may seem empty
-        raise CheckpointError("it has no members")
+    if not 0 < len(members) <= _MOST_ARRAYS + 1:  # save writes one at least
+        raise CheckpointError(
+            f"it has {len(members):,} members, expected 1 to {_MOST_ARRAYS + 1:,}"
+        )
     names = set()
     for info in members:
         name = info.filename
@@ -233,33 +306,49 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
         # What is not compressed cannot unpack to more than is there.
         if info.compress_type != zipfile.ZIP_STORED:
             raise CheckpointError(f"its member {name!r:.60} is compressed")
-    if sum(info.file_size for info in members) > size:
+        if info.file_size != info.compress_size:
+            raise CheckpointError(f"its member {name!r:.60} has two sizes")
+    end = 0
+    for info in sorted(members, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise CheckpointError(f"its member {info.filename!r:.60} overlaps another")
+        end = info.header_offset + _MEMBER_HEADER + info.file_size
+    if end > size:
         raise CheckpointError(f"its members claim more than its {size:,} bytes")
 
 
 def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
     """The array in one member, read only after its header has been found to tell the truth."""
     with archive.open(info) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in _HEADERS:
-            raise CheckpointError(f"its member {info.filename!r:.60} has .npy version {version}")
-        shape, _, dtype = _HEADERS[version](member)
-        claimed, there = prod(shape) * dtype.itemsize, info.file_size - member.tell()
-    if not _is_plain(dtype):
-        raise CheckpointError(f"its member {info.filename!r:.60} has dtype {dtype}")
-    if claimed != there or min(shape, default=0) < 0:
+        start = member.read(len(_NPY_START) + 2)
+        header = member.read(int.from_bytes(start[-2:], "little"))
+    if not start.startswith(_NPY_START):
+        raise CheckpointError(f"its member {info.filename!r:.60} is no .npy of version 1.0")
+    found = _NPY_HEADER.fullmatch(header)
+    if not found:
         raise CheckpointError(
-            f"its member {info.filename!r:.60} has {there:,} bytes for {dtype} {shape}"
+            f"its member {info.filename!r:.60} is no array of numbers: {header.strip()!r:.120}"
+        )
+    dtype = np.dtype(found["descr"].decode())
+    shape = [int(size) for size in found["shape"].decode().split(",") if size.strip()]
+    claimed, there = prod(shape) * dtype.itemsize, info.file_size - len(start) - len(header)
+    if claimed != there:
+        raise CheckpointError(
+            f"its member {info.filename!r:.60} has {there:,} bytes for {dtype} {(*shape,)}"
         )
     with archive.open(info) as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
     return array.astype(dtype.newbyteorder("="), copy=False)
 
 
-_HEADERS: dict[tuple[int, int], Callable[[Any], tuple[Any, bool, np.dtype]]] = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_MEMBER_HEADER = 30  # bytes before a member, and then its name
+_NPY_START = b"\x93NUMPY\x01\x00"
+# NumPy reads a header as a Python literal; these have nothing in them but dtypes of _is_plain and
+# numbers from 0 up.
+_NPY_HEADER = re.compile(
+    rb"\{'descr': '(?P<descr>[<>|](?:f[248]|[iu][1248]|b1))', 'fortran_order': (?:True|False),"
+    rb" 'shape': \((?P<shape>(?:N, ?)*N?)\),? ?\} *\n".replace(b"N", rb"(?:0|[1-9][0-9]*)")
+)
 
 
 # ---- .safetensors ------------------------------------------------------------------------------
@@ -285,19 +374,44 @@ def _write_safetensors(file: IO[bytes], arrays: dict[str, np.ndarray], note: str
 
 def _read_safetensors(file: IO[bytes]) -> Checkpoint:
     library = _safetensors()
+    _check_header(file)
     try:
         with library.safe_open(file.name, framework="numpy") as tensors:
             names = tensors.keys()
-            for name in names:
-                dtype = tensors.get_slice(name).get_dtype()
-                if dtype not in _PLAIN_DTYPES:
-                    raise CheckpointError(f"its entry {name!r:.60} has dtype {dtype}")
             arrays = {name: tensors.get_tensor(name) for name in names}
             header = tensors.metadata() or {}
-    except library.SafetensorError as error:
+    except (library.SafetensorError, ValueError) as error:
         raise CheckpointError(f"it cannot be read as .safetensors: {error}") from error
+    _check_booleans(arrays)
     note = header.get(_METADATA_KEY)
     return Checkpoint(arrays, header) if note is None else _checkpoint(arrays, note)
+
+
+def _check_header(file: IO[bytes]) -> None:
+    """Raise CheckpointError for names and dtypes that the library takes and ``load`` does not.
+
+    Offsets, shapes and sizes are the library's to check.
+    """
+    start, size = file.read(8), os.fstat(file.fileno()).st_size
+    length = int.from_bytes(start, "little")
+    if not 0 < length <= size - 8:
+        raise CheckpointError(
+            f"it cannot be read as .safetensors: a header of {length:,} bytes in {size:,}"
+        )
+    if length > _MOST_INDEX:
+        raise CheckpointError(f"its header has {length:,} bytes, at most {_MOST_INDEX:,} are read")
+    entries = _parsed(
+        file.read(length), "header, which cannot be read as .safetensors,", _MOST_INDEX
+    )
+    entries.pop(_RESERVED, None)
+    if len(entries) > _MOST_ARRAYS:
+        raise CheckpointError(f"it has {len(entries):,} arrays, at most {_MOST_ARRAYS:,} are read")
+    for name, entry in entries.items():
+        dtype = entry.get("dtype") if isinstance(entry, dict) else None
+        if not name.isprintable():
+            raise CheckpointError(f"its entry {name!r:.60} has no printable name")
+        if dtype not in _PLAIN_DTYPES:
+            raise CheckpointError(f"its entry {name!r:.60} has dtype {dtype!s:.60}")
 
 
 # Those of _is_plain; bfloat16, say, is none of NumPy's.
