@@ -177,7 +177,10 @@ def test_zero_second_derivatives_are_checked_too():
 def test_the_table_of_all_operations(capsys):
     assert table.main(["tanh", "abs", "--cases", "2", "--order", "3"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"tanh +complex step +2 ", out) and "2 of 2 operations passed" in out
+    numbers = re.search(r"tanh +complex step +2 +\d+ +(\S+)", out)[1]
+    assert re.search(r"2 of 2 operations passed: 4 cases, \d+ numbers compared", out)
+    assert f"worst error, order 1, complex step: {numbers} (tanh)" in out
+    assert re.search(r"worst error, order 1, differences: \S+ \(abs\)", out)
 
 
 def test_the_table_tells_a_failure(capsys, monkeypatch):

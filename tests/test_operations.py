@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import arithmetic, engine, functional, linear, products, reductions
+from tinygrad_rnn import arithmetic, engine, functional, fused, linear, products, reductions
 from tinygrad_rnn.gradcheck import gradcheck
 from tinygrad_rnn.registry import ROWS, Draw, RandomDraw, checkable
 from tinygrad_rnn.testing import cases, laid_out
@@ -183,6 +183,37 @@ def test_the_vjp_of_a_linear_operation_is_its_adjoint(name, data):
     left = sum(np.sum(y * g) for y, g in zip(ys, cotangents, strict=True))
     right = sum(np.sum(x * g) for x, g in zip(arrays, gradients, strict=True))
     np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-12)
+
+
+FUSED = {"lstm_gates": fused.lstm_gates_defined}
+
+
+@pytest.mark.parametrize("name", FUSED)
+@given(data=st.data())
+def test_a_fused_operation_is_its_composed_form(name, data):
+    """In value and gradient, also of single results; and in the gradient of the gradient."""
+    row, composed = NAMED[name], NAMED[name]._replace(function=FUSED[name])
+    arrays, keywords = data.draw(cases(row))
+    ys, _ = pulled(row, arrays, keywords)
+    for i in range(len(ys)):
+        alone = [
+            np.random.default_rng(i).standard_normal(y.shape) * (i == j) for j, y in enumerate(ys)
+        ]
+        one, other = pulled(row, arrays, keywords, alone), pulled(composed, arrays, keywords, alone)
+        for a, b in zip([*one[0], *one[1]], [*other[0], *other[1]], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-13)
+    seconds = []
+    for function in (row.function, composed.function):
+        leaves = [tg.tensor(x, requires_grad=True) for x in arrays]
+        loss = sum(tg.sum(y * y) for y in function(*leaves, **keywords))
+        first = tg.grad(loss, leaves, create_graph=True)
+        seconds.append(flat(tg.grad(sum(tg.sum(g * g) for g in first), leaves)))
+    for a, b in zip(*seconds, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_every_fused_operation_stands_beside_its_composed_form():
+    assert {f"{name}_defined" for name in FUSED} | set(FUSED) == set(fused.__all__)
 
 
 NOT_DIFFERENTIABLE_HELPERS = {"to_device"}  # the other device is tested with it

@@ -28,10 +28,25 @@ class Line:
             self.compared += report.cases
             self.worst = [max(a, b) for a, b in zip(self.worst, report.worst_by_order, strict=True)]
 
+    @property
+    def method(self) -> str:
+        """What judged the operation with the tightest tolerance."""
+        return "complex step" if self.row.analytic else "differences"
+
     def __str__(self) -> str:
         errors = "".join(f"{error:>12.1e}" for error in self.worst)
-        method = "complex step" if self.row.analytic else "differences"
-        return f"{self.row.name:<33}{method:<14}{self.drawn:>6}{self.compared:>9}{errors}"
+        return f"{self.row.name:<33}{self.method:<14}{self.drawn:>6}{self.compared:>9}{errors}"
+
+
+def worst_errors(lines: Sequence[Line]) -> dict[str, str]:
+    """For each order and method the largest error, with the operation's name."""
+    found = {}
+    for k in range(max((len(line.worst) for line in lines), default=0)):
+        for method in dict.fromkeys(line.method for line in lines):
+            line = max((x for x in lines if x.method == method), key=lambda x: x.worst[k])
+            name = f" ({line.row.name})" if line.worst[k] else ""
+            found[f"order {k + 1}, {method}"] = f"{line.worst[k]:.1e}{name}"
+    return found
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -54,19 +69,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     orders = "".join(f"{'order ' + str(k + 1):>12}" for k in range(options.order))
     print(
         f"{'operation':<33}{'method':<14}{'cases':>6}{'numbers':>9}{orders}"
-        "   (worst |error| / max |g|)"
+        "   (worst |error| / max |g|, in float64)"
     )
-    failed, numbers = [], 0
+    failed, lines = [], []
     for name in options.names or known:
         try:
             line = Line(known[name], options.cases, options.order, options.seed)
-            numbers += line.compared
+            lines.append(line)
             print(line, flush=True)
         except TinygradRNNError as error:
             failed.append(name)
             print(f"{name:<33}FAILED\n{error}", flush=True)
-    checked = len(options.names or known)
-    print(f"{checked - len(failed)} of {checked} operations passed, {numbers} numbers compared")
+    checked, cases = len(options.names or known), sum(line.drawn for line in lines)
+    numbers = sum(line.compared for line in lines)
+    print(
+        f"{checked - len(failed)} of {checked} operations passed:"
+        f" {cases} cases, {numbers} numbers compared"
+    )
+    for which, worst in worst_errors(lines).items():
+        print(f"worst error, {which}: {worst}")
     return 1 if failed else 0
 
 
