@@ -5,12 +5,16 @@ user (no data, no finite loss, a folder that cannot be written) into one line an
 """
 
 import argparse
+import codecs
 import collections
+import contextlib
 import csv
 import io
 import json
 import math
 import os
+import re
+import stat
 import sys
 import time
 from pathlib import Path
@@ -22,6 +26,8 @@ import tinygrad_rnn as tg
 UNKNOWN = "<unknown>"  # what a word is read as that the vocabulary leaves out
 METRICS = "metrics.jsonl"
 SAVE_EVERY = 60.0  # seconds of training between checkpoints
+MOST = 1_000_000  # of a flag: beyond it a run fills the memory, or never ends
+LARGEST = 2**30  # bytes of a file; what is made of it takes many times its room
 HOPELESS = 1000.0  # nats; log of the number of classes is what a uniform guess costs
 PLAIN_LINE_EVERY = 5.0  # seconds, where the output is no terminal
 
@@ -74,7 +80,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
 def parser(name, doc):
     """A parser with the flags that all demos share; `doc` describes the demo."""
     p = argparse.ArgumentParser(f"python -m demos.{name}", None, doc, formatter_class=HelpFormatter)
-    p.add_argument("--seed", type=natural, default=0, help="of every random choice")
+    p.add_argument("--seed", type=seed, default=0, help="of every random choice")
     p.add_argument("--out", type=Path, default=Path("runs", name), help="folder to write to")
     common_flags(p)
     return p
@@ -100,54 +106,102 @@ def resume_flags(p):
     p.add_argument("--init-from", type=Path, metavar="MODEL", help="weights to begin with")
 
 
-def natural(text):
-    """An argparse type: an int from 0 up."""
-    if int(text) < 0:
-        raise ValueError
-    return int(text)
+def natural(most=MOST):
+    """An argparse type: an int from 0 to `most`."""
+    return number(int, f"an integer from 0 to {most:,}", lambda x: 0 <= x <= most)
 
 
-def positive(kind):
-    """An argparse type: an int or a float above 0."""
+def positive(kind, most=MOST):
+    """An argparse type: a finite float above 0, or an int from 1 to `most`."""
+    if kind is float:
+        return number(float, "a number above 0", lambda x: 0 < x < math.inf)
+    return number(int, f"an integer from 1 to {most:,}", lambda x: 0 < x <= most)
+
+
+def number(kind, what, fits):
+    """An argparse type: a number that `fits`, which is `what` is expected."""
 
     def parse(text):
-        if not 0 < kind(text) < math.inf:
-            raise ValueError
-        return kind(text)
+        with contextlib.suppress(ValueError):
+            if fits(kind(text)):
+                return kind(text)
+        raise argparse.ArgumentTypeError(f"{shown(text)}; expected: {what}")
 
-    parse.__name__ = f"positive {kind.__name__}"  # argparse says: invalid positive int value
     return parse
 
 
-def fraction(text):
-    """An argparse type: a float from 0 up to but not 1."""
-    if not 0 <= float(text) < 1:
-        raise ValueError
-    return float(text)
-
-
-def share(text):
-    """An argparse type: a float above 0, up to 1."""
-    if not 0 < float(text) <= 1:
-        raise ValueError
-    return float(text)
+seed = natural(2**32 - 1)
+size = positive(int, 10_000)  # of a layer, whose weights are the square of it
+length = positive(int, 100_000)  # of a sequence, of which every step is kept for backward
+fraction = number(float, "a number from 0 up to but not 1", lambda x: 0 <= x < 1)
+share = number(float, "a number above 0, 1 at most", lambda x: 0 < x <= 1)
 
 
 # ---- data ----
 
 
-def read_text(path):
-    """The text of a UTF-8 file, without a byte order mark.
+def read_bytes(path):
+    """The bytes of a file of at most LARGEST.
 
-    OSError if it is not there, DataError if no text is in it.
+    DataError for a folder, and for a pipe or a device: such may never end, or never begin, and
+    cannot be read twice.  OSError if there is no file, or if it may not be read.
     """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
+        raise DataError(f"{path} is {what}; expected: a file; save what it gives as one")
+    if found.st_size > LARGEST:
+        raise DataError(
+            f"{path} has {found.st_size:,} bytes; expected: {LARGEST:,} at most; take a part of it"
+        )
+    return path.read_bytes()
+
+
+def read_text(path):
+    """The text of a UTF-8 file, without a byte order mark; every line ends with a line feed.
+
+    What `read_bytes` raises, and DataError if it is not text, or none.
+    """
+    return decoded(read_bytes(path), path)
+
+
+def decoded(raw, path, encoding="utf-8"):
+    """The text that bytes read from `path` say; DataError if they say none."""
+    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise DataError(f"{path} begins as UTF-16; expected: UTF-8 text; save it as UTF-8")
+    raw = raw.removeprefix(codecs.BOM_UTF8)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = raw.decode(encoding)
+        wrong = raw.find(b"\0")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text: byte {error.start} cannot be decoded") from None
+        wrong = error.start
+    if wrong >= 0:
+        line = raw.count(b"\n", 0, wrong) + 1
+        raise DataError(
+            f"{path}, line {line}: byte {raw[wrong]:#04x} is no UTF-8 text; expected: UTF-8 text;"
+            " save it as UTF-8, or unpack it"
+        )
     if not text.strip():
-        raise DataError(f"{path} is empty")
-    return text
+        raise DataError(f"{path} is empty; expected: UTF-8 text")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def shown(text, most=40):
+    """The beginning of what a file holds, fit for a message whatever it is."""
+    return repr(text[:most]) + ("..." if len(text) > most else "")
+
+
+def part_in(name, parts):
+    """Which of `parts` the name of a file says in a word of its own, as x-train.txt; else None.
+
+    DataError if it says several.
+    """
+    found = [part for part in parts if part in re.split("[^a-z]+", name.lower())]
+    if len(found) > 1:
+        raise DataError(
+            f"{name} says {' and '.join(found)}; expected: one of them in the name of a file"
+        )
+    return found[0] if found else None
 
 
 class Vocabulary:
@@ -390,8 +444,8 @@ class Run:
     def epochs(self, label):
         """What `fit` logged of each epoch, also before the run was gone on with."""
         text = (self.out / METRICS).read_text(encoding="utf-8", errors="replace")
-        lines = [figures_in(line) for line in text.splitlines()]
-        last = {line["epoch"]: line for line in lines if line.get("label") == label}
+        lines = [figures_in(line) for line in text.split("\n")]
+        last = {line["epoch"]: line for line in lines if is_epoch(line, label)}
         return list(last.values())
 
     def table(self, name, columns):
@@ -440,9 +494,16 @@ def figures_in(line):
     """The figures in a line of METRICS; none in one that was cut short when a run was killed."""
     try:
         figures = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return figures if isinstance(figures, dict) else {}
+
+
+def is_epoch(figures, label):
+    """Whether they are those of an epoch, as `fit` logs them; a user may have edited the file."""
+    numbers = isinstance(figures.get("epoch"), int) and isinstance(figures.get("loss"), float)
+    score = isinstance(figures.get("validation"), (int, float, type(None)))
+    return numbers and score and figures.get("label") == label
 
 
 class Progress:

@@ -47,8 +47,6 @@ def read_lines(path):
     """The words of every line of a file."""
     lines = kit.read_text(path).removesuffix("\n").split("\n")
     for number, line in enumerate(lines, 1):
-        if "\0" in line:
-            raise kit.DataError(f"{path}, line {number}: a NUL character; expected: plain text")
         if not 0 < len(line.split()) <= LONGEST:
             raise kit.DataError(
                 f"{path}, line {number}: {len(line.split())} words; expected: 1 to {LONGEST}"

@@ -96,7 +96,7 @@ def main(argv=None):
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument(
-        "--seed", type=kit.natural, default=0, help="of the weights and the data (default: 0)"
+        "--seed", type=kit.seed, default=0, help="of the weights and the data (default: 0)"
     )
     weights, rest = example(np.random.default_rng(p.parse_args(argv).seed))
     ways = [by_hand(**weights, **rest), by_engine(weights, rest), by_complex_step(weights, rest)]

@@ -346,7 +346,7 @@ def main(argv=None):
     p.add_argument("--data", type=Path, help="a folder of fonts, or an .npz file, see above")
     p.add_argument("--fonts", type=kit.positive(int), default=3, help="how many, at most")
     kit.training_flags(p, epochs=14, batch_size=32, lr=3e-3)
-    p.add_argument("--hidden-size", type=kit.positive(int), default=128, help="units of v and h")
+    p.add_argument("--hidden-size", type=kit.size, default=128, help="units of v and h")
     p.add_argument("--dropout", type=kit.fraction, default=0.1, help="share of units dropped")
     p.add_argument("--beam", type=kit.positive(int), default=5, help="width of the search")
     args = p.parse_args(argv)

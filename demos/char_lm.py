@@ -218,16 +218,16 @@ def main(argv=None):
     p = kit.parser("char_lm", __doc__)
     p.add_argument("--data", type=Path, help="a UTF-8 text to learn instead")
     p.add_argument("--cell", choices=LAYERS, default="gru", help="the recurrent cell")
-    p.add_argument("--layers", type=kit.positive(int), default=1, help="one on the other")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=192, help="units of h")
-    p.add_argument("--bptt", type=kit.positive(int), default=64, help="steps of a window")
+    p.add_argument("--layers", type=kit.size, default=1, help="one on the other")
+    p.add_argument("--hidden-size", type=kit.size, default=192, help="units of h")
+    p.add_argument("--bptt", type=kit.length, default=64, help="steps of a window")
     kit.training_flags(p, epochs=5, batch_size=32, lr=4e-3)
     p.add_argument("--minutes", type=kit.positive(float), help="to train for, whatever --epochs is")
     kit.resume_flags(p)
     p.add_argument("--clip", type=kit.positive(float), default=1.0, help="largest gradient norm")
     p.add_argument("--dropout", type=kit.fraction, default=0.2, help="share of h dropped")
     p.add_argument(
-        "--sample", type=kit.natural, default=400, metavar="N", help="characters to sample"
+        "--sample", type=kit.natural(), default=400, metavar="N", help="characters to sample"
     )
     p.add_argument("--temperature", type=kit.positive(float), default=0.7, help="of the sample")
     p.add_argument("--top-k", type=kit.positive(int), metavar="K", help="the K likeliest only")

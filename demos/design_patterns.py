@@ -249,7 +249,7 @@ def demo(args, run):
 
 def main(argv=None):
     p = kit.parser("design_patterns", __doc__)
-    p.add_argument("--hidden-size", type=kit.positive(int), default=48, help="H, units of h")
+    p.add_argument("--hidden-size", type=kit.size, default=48, help="H, units of h")
     p.add_argument("--steps", type=kit.positive(int), default=1000, help="of training, each net")
     p.add_argument("--batch-size", type=kit.positive(int), default=64, help="examples at once")
     p.add_argument("--lr", type=kit.positive(float), default=0.005, help="Adam's rate, at first")

@@ -246,7 +246,7 @@ def report(scores, test, args, run):
 def main(argv=None):
     p = kit.parser("encoder_decoder", __doc__)
     p.add_argument("--data", type=Path, help="a folder of .py files to take expressions from")
-    p.add_argument("--longest", type=kit.positive(int), default=20, help="tokens of a source")
+    p.add_argument("--longest", type=kit.length, default=20, help="tokens of a source")
     p.add_argument("--test", type=kit.positive(int), default=800, help="expressions at most")
     p.add_argument(
         "--context",
@@ -257,7 +257,7 @@ def main(argv=None):
         help="sizes of C, of use up to --hidden-size; attention has the smallest",
     )
     p.add_argument("--score", choices=SCORES, default="multiplicative", help="of attention")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of both LSTMs")
+    p.add_argument("--hidden-size", type=kit.size, default=64, help="units of both LSTMs")
     kit.training_flags(p, epochs=5, batch_size=32, lr=5e-3)
     p.add_argument("--beam", type=kit.positive(int), default=3, help="width of the search")
     args = p.parse_args(argv)

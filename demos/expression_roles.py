@@ -202,7 +202,7 @@ def main(argv=None):
     p = kit.parser("expression_roles", __doc__)
     p.add_argument("--data", type=Path, help="your trees: .py files, or a file of bracketed trees")
     p.add_argument("--trees", type=kit.positive(int), default=20_000, help="how many to train on")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h")
+    p.add_argument("--hidden-size", type=kit.size, default=64, help="units of h")
     p.add_argument("--dropout", type=kit.fraction, default=0.4, help="share of V[word] dropped")
     kit.training_flags(p, epochs=8, batch_size=25, lr=3e-3)
     args = p.parse_args(argv)

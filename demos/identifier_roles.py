@@ -239,7 +239,7 @@ def main(argv=None):
     p.add_argument("--lines", type=kit.positive(int), default=15_000, help="how many to train on")
     kit.training_flags(p, epochs=2, batch_size=64, lr=1e-2)
     p.add_argument("--vocabulary", type=kit.positive(int), default=2000, help="words told apart")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h, even")
+    p.add_argument("--hidden-size", type=kit.size, default=64, help="units of h, even")
     p.add_argument("--dropout", type=kit.fraction, default=0.1, help="share of x and h dropped")
     args = p.parse_args(argv)
     if args.hidden_size % 2:

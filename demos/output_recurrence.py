@@ -227,9 +227,9 @@ def demo(args, run):
 
 def main(argv=None):
     p = kit.parser("output_recurrence", __doc__)
-    p.add_argument("--values", type=kit.positive(int), default=4, help="K, different values")
-    p.add_argument("--length", type=kit.positive(int), default=20, help="steps of a sequence")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=32, help="units of Elman's h")
+    p.add_argument("--values", type=kit.size, default=4, help="K, different values")
+    p.add_argument("--length", type=kit.length, default=20, help="steps of a sequence")
+    p.add_argument("--hidden-size", type=kit.size, default=32, help="units of Elman's h")
     p.add_argument("--batch-size", type=kit.positive(int), default=32, help="sequences at once")
     p.add_argument("--steps", type=kit.positive(int), default=1500, help="updates of each net")
     p.add_argument("--lr", type=kit.positive(float), default=1e-2, help="Adam's rate at the start")

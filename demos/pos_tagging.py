@@ -372,7 +372,7 @@ def main(argv=None):
     p.add_argument("--on", choices=PARTS[1:], default="test", help="dev to choose settings by")
     p.add_argument("--lines", type=kit.positive(int), default=15_000, help="how many to train on")
     kit.training_flags(p, epochs=2, batch_size=64, lr=1e-2)
-    p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h, even")
+    p.add_argument("--hidden-size", type=kit.size, default=64, help="units of h, even")
     p.add_argument("--dropout", type=kit.fraction, default=0.1, help="share of x and h dropped")
     kit.resume_flags(p)
     p.set_defaults(held_out=2500)

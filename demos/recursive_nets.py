@@ -300,7 +300,7 @@ def main(argv=None):
     p.add_argument("--labels", choices=["all", "shared"], default="all", help="of which nodes")
     p.add_argument("--test", action="store_true", help="read the test trees too, when all is set")
     p.add_argument("--models", nargs="+", type=Path, help="saved nets to test, and to average")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=24, help="units of h and of x")
+    p.add_argument("--hidden-size", type=kit.size, default=24, help="units of h and of x")
     p.add_argument("--dropout", type=kit.fraction, default=0.25, help="share of x and of h dropped")
     kit.training_flags(p, epochs=3, batch_size=50, lr=4e-3)
     args = p.parse_args(argv)

@@ -311,8 +311,8 @@ def demo(args, run):
 def main(argv=None):
     p = kit.parser("rnn_vs_cnn", __doc__)
     kit.training_flags(p, epochs=30, batch_size=32, lr=5e-3)
-    p.add_argument("--hidden-size", type=kit.positive(int), default=32, help="units, or channels")
-    p.add_argument("--delay", type=kit.positive(int), default=24, help="the longest to ask over")
+    p.add_argument("--hidden-size", type=kit.size, default=32, help="units, or channels")
+    p.add_argument("--delay", type=kit.length, default=24, help="the longest to ask over")
     args = p.parse_args(argv)
     args.lengths, args.repeats = [16, 64, 256, 1024], 9
     if args.quick:

@@ -296,8 +296,8 @@ def main(argv=None):
     p.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS), help="nets to compare")
     p.add_argument("--repeats", type=kit.positive(int), default=1, help="seeds, from --seed on")
     kit.training_flags(p, epochs=6, batch_size=64, lr=1e-2)
-    p.add_argument("--input-size", type=kit.positive(int), default=64, help="numbers of a form")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units of h, even")
+    p.add_argument("--input-size", type=kit.size, default=64, help="numbers of a form")
+    p.add_argument("--hidden-size", type=kit.size, default=64, help="units of h, even")
     p.add_argument("--dropout", type=kit.fraction, default=0.3, help="share of x and s dropped")
     about = "a: what occurred n times is read as unknown with probability a / (a + n)"
     p.add_argument("--unknown", type=kit.positive(float), default=1.0, help=about)

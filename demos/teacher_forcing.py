@@ -228,10 +228,10 @@ def report(wrong, args, run):
 
 def main(argv=None):
     p = kit.parser("teacher_forcing", __doc__)
-    p.add_argument("--classes", type=kit.positive(int), default=4, help="K")
-    p.add_argument("--length", type=kit.positive(int), default=100, help="T in training")
-    p.add_argument("--test-length", type=kit.positive(int), default=200, help="T in the test")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=32, help="units of h")
+    p.add_argument("--classes", type=kit.size, default=4, help="K")
+    p.add_argument("--length", type=kit.length, default=100, help="T in training")
+    p.add_argument("--test-length", type=kit.length, default=200, help="T in the test")
+    p.add_argument("--hidden-size", type=kit.size, default=32, help="units of h")
     p.add_argument("--batch-size", type=kit.positive(int), default=32, help="sequences at once")
     p.add_argument("--steps", type=kit.positive(int), default=500, help="updates of each net")
     p.add_argument("--lr", type=kit.positive(float), default=1e-2, help="Adam's rate at the start")

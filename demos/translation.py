@@ -336,12 +336,12 @@ def main(argv=None):
     p.add_argument("--data", type=Path, help="a folder with train*, val* and test files")
     p.add_argument("--languages", nargs=2, default=["en", "de"], help="endings of their names")
     p.add_argument("--test", default="test", help="how the names of the test files begin")
-    p.add_argument("--pieces", type=kit.natural, default=0, help="of words; 0: words are not cut")
+    p.add_argument("--pieces", type=kit.natural(), default=0, help="of words; 0: words are not cut")
     p.add_argument(
         "--context", nargs="+", choices=CONTEXTS, default=[*CONTEXTS], help="those to compare"
     )
-    p.add_argument("--embedding", type=kit.positive(int), default=64, help="size of words' vectors")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=64, help="units per direction")
+    p.add_argument("--embedding", type=kit.size, default=64, help="size of words' vectors")
+    p.add_argument("--hidden-size", type=kit.size, default=64, help="units per direction")
     p.add_argument("--dropout", type=kit.fraction, default=0.1, help="of inputs and outputs")
     p.add_argument("--smoothing", type=kit.fraction, default=0.1, help="share of a target spread")
     p.add_argument("--beam", type=kit.positive(int), nargs="+", default=[1, 2, 5], help="widths")

@@ -262,7 +262,7 @@ def compare_normalisation(args, run):
 
 def main(argv=None):
     p = kit.parser("two_sentences", __doc__)
-    p.add_argument("--hidden-size", type=kit.positive(int), default=16, help="units of h")
+    p.add_argument("--hidden-size", type=kit.size, default=16, help="units of h")
     p.add_argument("--steps", type=kit.positive(int), default=500, help="to train each model for")
     p.add_argument("--lr", type=kit.positive(float), default=0.01, help="Adam's rate")
     p.add_argument("--beam", type=kit.positive(int), default=2, help="the branches kept, m")

@@ -230,9 +230,9 @@ def demo(args, run):
 
 def main(argv=None):
     p = kit.parser("vanishing_gradients", __doc__)
-    p.add_argument("--T", type=kit.positive(int), default=30, help="steps to remember over")
-    p.add_argument("--symbols", type=kit.positive(int), default=2, help="what may come first")
-    p.add_argument("--hidden-size", type=kit.positive(int), default=32, help="H, units of h")
+    p.add_argument("--T", type=kit.length, default=30, help="steps to remember over")
+    p.add_argument("--symbols", type=kit.size, default=2, help="what may come first")
+    p.add_argument("--hidden-size", type=kit.size, default=32, help="H, units of h")
     p.add_argument("--batch-size", type=kit.positive(int), default=32, help="sequences at once")
     p.add_argument("--steps", type=kit.positive(int), default=400, help="of training, each net")
     p.add_argument("--forget-bias", type=float, default=4.0, help="of the second LSTM")

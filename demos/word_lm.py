@@ -57,9 +57,9 @@ CONFIGS = {
 }
 SETTINGS = {  # each a flag that takes the place of the setting of --config
     "words": (kit.positive(int), "told apart at most, the commonest"),
-    "layers": (kit.positive(int), "of the net, one on the other"),
-    "hidden_size": (kit.positive(int), "units of h, and of a word's row"),
-    "bptt": (kit.positive(int), "steps of a window"),
+    "layers": (kit.size, "of the net, one on the other"),
+    "hidden_size": (kit.size, "units of h, and of a word's row"),
+    "bptt": (kit.length, "steps of a window"),
     "batch_size": (kit.positive(int), "parallel streams"),
     "init": (kit.positive(float), "weights begin uniform between -INIT and INIT"),
     "dropout": (kit.fraction, "share dropped of x, of h, and between layers"),

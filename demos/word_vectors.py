@@ -284,8 +284,8 @@ def verdicts(found, kin, learnt):
 def main(argv=None):
     p = kit.parser("word_vectors", __doc__)
     p.add_argument("--data", type=Path, help="a UTF-8 text to read instead")
-    p.add_argument("--dim", type=kit.positive(int), default=50, help="length of a vector")
-    p.add_argument("--window", type=kit.positive(int), default=4, help="places to either side")
+    p.add_argument("--dim", type=kit.size, default=50, help="length of a vector")
+    p.add_argument("--window", type=kit.length, default=4, help="places to either side")
     p.add_argument("--words", type=kit.positive(int), default=2000, help="vectors at most")
     p.add_argument("--fewest", type=kit.positive(int), default=8, help="occurrences of a word")
     p.add_argument("--twins", type=kit.positive(int), default=200, help="words split at most")

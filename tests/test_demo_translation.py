@@ -55,8 +55,8 @@ def test_what_is_written_is_read(tmp_path_factory, pairs, end):
         ("a\nb\n", "c\n", "2 lines and"),
         ("", "c\n", "train.tok.en is empty"),
         ("a\n\nb\n", "c\nd\ne\n", "line 2: 0 words"),
-        ("a\n", "\0c\n", "train.tok.de, line 1: a NUL"),
-        ("a\n", b"\xff\n", "is not UTF-8 text: byte 0"),
+        ("a\n", "\0c\n", "train.tok.de, line 1: byte 0x00 is no UTF-8"),
+        ("a\n", b"c\n\xff\n", "train.tok.de, line 2: byte 0xff is no UTF-8 text"),
         ("a\n" + "a " * 1000 + "\n", "c\nd\n", "line 2: 1000 words; expected: 1 to 250"),
         ("a\x85b\n", "c\x0cd\u2028e\nf\n", "1 lines and"),  # none of the three ends a line
     ],
@@ -137,7 +137,7 @@ def test_pieces_are_frequent_parts_of_words(tmp_path, capsys):
     language = parallel.Language(sentences, pieces=20)
     assert "est" in language.cut(["oldest"])
     path = folder(tmp_path, "a b", "b c")
-    for too_many in (9999, 10**12):
+    for too_many in (9999, 10**6):
         assert run(tmp_path / "out", "--data", path, "--pieces", too_many) == 1
         assert f"no {too_many} pieces" in capsys.readouterr().err
 
