@@ -92,7 +92,7 @@ def test_arithmetic_on_a_handle_is_refused_with_a_hint(name, run):
     if run:
         assert h.value.tolist() == [1, 1]
     with pytest.raises(
-        DeferredError, match=rf"<lambda>, called at .*{FILE}:\d+> .*\n  hint: gather"
+        DeferredError, match=rf"<lambda>, called at .*{FILE}:\d+> .*\n(.*\n)+  hint: gather"
     ):
         ARITHMETIC[name](h)
     assert h.value.tolist() == [1, 1]  # no harm done
@@ -151,12 +151,12 @@ def test_an_error_names_the_cell_and_the_call():
         tg.stack(calls)
     here = line_of(test_an_error_names_the_cell_and_the_call) + 4
     (note,) = caught.value.__notes__
-    assert note.startswith("in deferred failing, run for 2 calls, of which the first is at")
+    assert note.startswith("in deferred failing, run for 2 calls, the first at")
     assert note.endswith(f"{FILE}:{here}")
     frames = traceback.extract_tb(caught.value.__traceback__)
     assert frames[-1].name == "failing"
     for handle in (*calls, waiting):  # what waited is dropped
-        with pytest.raises(DeferredError, match=r"will not be run\n  hint: .*was dropped"):
+        with pytest.raises(DeferredError, match=r"will not be run\n.*\n  hint: .*was dropped"):
             _ = handle.value
         with pytest.raises(DeferredError, match="will not be run"):
             _ = same(handle).value
@@ -195,7 +195,7 @@ def test_the_value_of_what_waits_is_no_business_of_a_cell():
     [lambda x: x + tg.default_rng().random(), nn.Dropout(0.5), lambda x: tg.dropout(x, 0.5)],
 )
 def test_random_numbers_are_not_drawn_in_a_cell(draw):
-    with pytest.raises(DeferredError, match=r"random numbers are drawn, .*\n  hint: draw outside"):
+    with pytest.raises(DeferredError, match=r"random numbers are drawn, .*\n.*\n.*\n  hint: draw outside"):
         _ = tg.deferred(lambda x: draw(x))(np.ones(3)).value
     mask = tg.default_rng().random(3)
     assert tg.deferred(lambda x, m: x * m)(np.ones(3), mask).value.tolist() == mask.tolist()

@@ -124,7 +124,7 @@ def test_a_structure_does_not_change_with_the_arrays_it_was_given():
 def test_the_root_is_that_of_one_tree():
     assert Structure.dag([[], [2, 0], []]).root == 1
     assert Structure.chains([4]).root == 3
-    with pytest.raises(ShapeError, match=r"2 roots\n  expected: 1\n  hint: roots"):
+    with pytest.raises(ShapeError, match=r"2 roots\n  expected: 1\n.*\n  hint: roots"):
         _ = Structure.chains([1, 3]).root
     with pytest.raises(ShapeError, match="0 roots"):
         _ = Structure.chains([]).root

@@ -90,8 +90,8 @@ def cotangents_of(
 def between(roots: Iterable[Node], wanted: set[Node]) -> set[Node]:
     """The nodes on the paths from the roots back to those of the ``wanted`` that can be reached."""
     oldest = min(node.birth for node in wanted)
-    seen: set[Node] = set()
-    left = list(roots)
+    given, seen = set(roots), set()
+    left = list(given)
     while left:
         node = left.pop()
         if node not in seen and node.birth >= oldest:
@@ -99,7 +99,7 @@ def between(roots: Iterable[Node], wanted: set[Node]) -> set[Node]:
             left.extend(node.parents())
     for node in seen:  # a freed node hides whatever lies below it
         if type(node.edges) is Freed and node.birth > oldest:
-            raise node.edges.error(node)
+            raise node.edges.error(node, node in given)
     needed: set[Node] = set()
     for node in sorted(seen, key=lambda node: node.birth):
         if node in wanted or not needed.isdisjoint(node.parents()):

@@ -24,10 +24,11 @@ import numpy as np
 
 from . import linear
 from .engine import TensorCore, is_recording, recording
-from .errors import DeferredError, DtypeError, ShapeError, described
+from .errors import DeferredError, DtypeError, ShapeError, TinygradRNNError, described
 from .fold import name_of
 from .random import drawing_refused
 from .rows import Rows, batch_of, likeness, read
+from .where import described_calls
 
 __all__ = ["Handle", "deferred", "stack"]
 
@@ -258,7 +259,8 @@ def _run_batch(calls: list[Call], rooms: dict[Any, Rows], capacity: int) -> None
             rows = rooms.setdefault((first.records, likeness(state)), Rows(capacity))
             start = rows.write(state, name)
     except Exception as error:
-        error.add_note(f"in {name}, run for {n} calls, of which the first is at {first.place()}")
+        if not isinstance(error, TinygradRNNError):  # those tell by themselves
+            error.add_note(f"in {described_calls(calls, name)}")
         raise
     for i, call in enumerate(calls, start):
         call.rows, call.row, call.args, call.height = rows, i, None, -1

@@ -36,6 +36,10 @@ _MISSING = object()
 _birth = count().__next__
 _pauses: ContextVar[int] = ContextVar("pauses", default=0)
 
+OBSERVER: ContextVar[Any] = ContextVar("observer", default=None)
+"""Who is told of recorded calls, ``recorded(node, operation, values, y)``, and looks on in the
+sweep, ``watching(arrive)``, in this thread: nobody, but for debugging."""
+
 
 class TensorCore:
     """An array and the node that made it, None for a constant; ``tensor.py`` adds operators."""
@@ -56,7 +60,7 @@ class Node:
     Tensor, so there is no cycle and a graph goes when the last Tensor that needs it goes.
     """
 
-    __slots__ = ("birth", "dtype", "edges", "name", "shape", "watch")
+    __slots__ = ("birth", "dtype", "edges", "name", "origin", "shape", "watch")
 
     def __init__(self, name: str, edges: Any, shape: Any, dtype: Any) -> None:
         self.birth = _birth()
@@ -65,6 +69,7 @@ class Node:
         self.shape = shape
         self.dtype = dtype
         self.watch: Watch | None = None
+        self.origin: Any = None  # what an observer has written down of the call
 
     def parents(self) -> list[Node]:
         """The nodes of the tracked arguments; none of a leaf, or once the graph is freed."""
@@ -75,14 +80,18 @@ class Node:
 
 
 class Watch:
-    """What somebody wants of a node's cotangent: to keep it as ``.grad``, to call hooks with it."""
+    """What somebody wants of a node's cotangent: to keep it as ``.grad``, to call hooks with it.
 
-    __slots__ = ("grad", "hooks", "keeps")
+    ``changed`` is the version of a leaf: the birth number of its last change, by ``changed_by``.
+    """
+
+    __slots__ = ("changed", "changed_by", "grad", "hooks", "keeps")
 
     def __init__(self, keeps: bool = False) -> None:
         self.grad: Any = None
         self.keeps = keeps
         self.hooks: dict[int, Callable[[Any], Any]] = {}
+        self.changed, self.changed_by = -1, ""
 
 
 def leaf(array: Any) -> Node:
@@ -95,6 +104,13 @@ def leaf(array: Any) -> Node:
     node = Node("leaf", (), array.shape, array.dtype)
     node.watch = Watch(keeps=True)
     return node
+
+
+def change(x: TensorCore, array: Any, by: str) -> None:
+    """Give the leaf ``x`` another value: no graph from before will go backwards to it any more."""
+    x.array = array
+    if x.node is not None and x.node.watch is not None:
+        x.node.watch.changed, x.node.watch.changed_by = _birth(), by
 
 
 class no_grad(ContextDecorator):
@@ -397,15 +413,20 @@ def op(
                     edges.append((node, rule, read(values)))
             if len(edges) + untracked != len(nodes):
                 edges = [joint_edge(nodes, values)]
-            if isinstance(y, tuple):
-                if rules:
-                    raise DtypeError(
-                        f"{name}: one VJP per argument, but {len(y)} results\n"
-                        "  hint: give op one joint VJP, which takes the cotangents of all results"
-                    )
-                node = Node(name, edges, None, None)
-                return tuple([kind(part, outlet(node, i, y)) for i, part in enumerate(y)])
-            return kind(y, Node(name, edges, y.shape, y.dtype))
+            many = isinstance(y, tuple)
+            if many and rules:
+                raise DtypeError(
+                    f"{name}: one VJP per argument, but {len(y)} results\n"
+                    "  hint: give op one joint VJP, which takes the cotangents of all results"
+                )
+            node = Node(name, edges, None if many else y.shape, None if many else y.dtype)
+            if (observer := OBSERVER.get()) is not None:
+                observer.recorded(node, operation, values, y)
+            return (
+                tuple([kind(part, outlet(node, i, y)) for i, part in enumerate(y)])
+                if many
+                else kind(y, node)
+            )
 
         @wraps(forward)
         def call_of_one(x: Any = _MISSING, /, **kwargs: Any) -> Any:
@@ -419,8 +440,11 @@ def op(
                 return call(x)
             if type(y) is not ndarray:
                 y = with_arrays(y, name)
-            edges = [(x.node, rules[0][1], rules[0][2]((x.array, y)))]
-            return type(x)(y, Node(name, edges, y.shape, y.dtype))
+            values = (x.array, y)
+            node = Node(name, [(x.node, rules[0][1], rules[0][2](values))], y.shape, y.dtype)
+            if (observer := OBSERVER.get()) is not None:
+                observer.recorded(node, operation, values, y)
+            return type(x)(y, node)
 
         # Half of all calls have one argument; this saves them the loops, a fifth of their time.
         public = call_of_one if arity == 1 == len(rules) else call

@@ -1,12 +1,14 @@
 """The errors of the package: one family, each also an error that Python users already catch.
 
-A message names the operation, the argument, what was expected and what came, and then gives one
-hint that mends it.
+A message names the operation, the argument, what was expected and what came; then the place in the
+user's program; and then it gives one hint that mends it.
 """
 
 from __future__ import annotations
 
 import numpy as np
+
+from .where import Place
 
 __all__ = [
     "CheckpointError",
@@ -23,11 +25,27 @@ __all__ = [
     "SettingError",
     "ShapeError",
     "TinygradRNNError",
+    "ValueChangedError",
 ]
+
+_ADVICE = ("hint:", "to reproduce:")  # what begins the last part of a message
 
 
 class TinygradRNNError(Exception):
-    """Anything that this package refuses to do."""
+    """Anything that this package refuses to do.
+
+    ``args[0]`` is the bare message; ``place`` are the lines that ``str`` puts before the hint.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self.place = Place().lines()
+
+    def __str__(self) -> str:
+        text = str(self.args[0])
+        ends = [i for mark in _ADVICE if (i := text.find(f"\n  {mark}")) >= 0]
+        facts = text[: min(ends, default=len(text))]
+        return "\n".join([facts, *self.place]) + text[len(facts) :]
 
 
 class ShapeError(TinygradRNNError, ValueError):
@@ -44,6 +62,10 @@ class IndexRangeError(TinygradRNNError, IndexError):
 
 class GraphFreedError(TinygradRNNError, RuntimeError):
     """A second backward pass through a graph whose kept values the first has let go."""
+
+
+class ValueChangedError(TinygradRNNError, RuntimeError):
+    """A value that was written over between the forward pass that read it and the backward pass."""
 
 
 class NotTrackedError(TinygradRNNError, RuntimeError):
@@ -129,7 +151,7 @@ def explained(name: str, arguments: dict[str, object], error: Exception) -> Tiny
         kind, hint = ShapeError, "sides must be equal, or 1, counted from the last axis"
     else:
         kind, hint = ShapeError, ""
-    lines = [f"{name}({', '.join(arguments)}): {error}"]
+    lines = [f"{name}({', '.join(arguments)}): {str(error).strip()}"]
     for key, value in arguments.items():
         lines.append(f"  {key}: {described(getattr(value, 'array', value))}")
     return kind("\n".join([*lines, *([f"  hint: {hint}"] if hint else [])]))

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DtypeError, ShapeError, described
+from .errors import DtypeError, ShapeError, TinygradRNNError, described
 from .linear import broadcast_to
 from .rows import Rows, batch_of, read
 from .structure import Group, Structure, as_index
+from .where import described_group
 
 __all__ = ["fold", "name_of"]
 
@@ -58,17 +59,10 @@ def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = Non
         try:
             rows.write(batch_of(run(x, *children), group.stop - group.start, name), name)
         except Exception as error:
-            error.add_note(f"in {name}, for {described_group(structure, group)}")
+            if not isinstance(error, TinygradRNNError):  # those tell by themselves
+                error.add_note(f"in {described_group(structure, group, name)}")
             raise
     return rows.empty(as_index(structure.rows))
-
-
-def described_group(structure: Structure, group: Group) -> str:
-    """A few words for the nodes of a group: which they are, and how high."""
-    nodes = structure.order[group.start : group.stop]
-    shown = ", ".join(map(str, nodes[:5])) + (", ..." if len(nodes) > 5 else "")
-    height, count = structure.heights[nodes[0]], len(group.children)
-    return f"the {len(nodes)} nodes ({shown}) of height {height} with {count} children"
 
 
 def _of_kind(name: str, cell: Any, kind: Any) -> Any:

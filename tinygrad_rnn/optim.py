@@ -1,7 +1,9 @@
 """Optimisers: how a gradient moves a parameter, in PyTorch's formulas.
 
-A step gives each parameter a new array and leaves the old one alone, so that a graph that still
-holds the old one keeps its right gradient.  Letters: w the parameter, g its gradient, lr the rate.
+A step gives each parameter a new array and leaves the old one alone; a graph that was recorded
+before does not go backwards to it any more, for that gradient would be of the old values.
+
+Letters: w the parameter, g its gradient, lr the rate.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import numpy as np
 
 from .backend import backend_of
 from .backward import rows_of_grad
+from .engine import change
 from .errors import (
     DtypeError,
     NonFiniteError,
@@ -50,7 +53,8 @@ class Optimizer:
     lr: float
 
     def __init__(self, params: Parameters) -> None:
-        self.parameters = _leaves(type(self).__name__, params)
+        pairs = _leaves(type(self).__name__, params)
+        self.names, self.parameters = [name for name, _ in pairs], [x for _, x in pairs]
         self.memories: list[Memory] = [{} for _ in self.parameters]
 
     def remembered(self, w: Any) -> Memory:
@@ -65,9 +69,18 @@ class Optimizer:
         """Whether ``w - lr * g`` is all there is to a step, so that rows without gradient stay."""
         return False
 
-    def step(self) -> None:
-        """Move every parameter that has a gradient."""
+    def step(self, check_finite: bool = True) -> None:
+        """Move every parameter that has a gradient.
+
+        NonFiniteError, before anything has moved, for a gradient with NaN or infinity; without
+        ``check_finite`` the step is made all the same.
+        """
         self.lr = float(self.lr)  # a NumPy float64 would make float32 parameters float64
+        by = f"{type(self).__name__}.step"
+        if check_finite:
+            for name, parameter in zip(self.names, self.parameters, strict=True):
+                for g in _parts_of_grad(parameter):
+                    _expect_finite(by, name, g)
         for parameter, memory in zip(self.parameters, self.memories, strict=True):
             w, rows = parameter.array, rows_of_grad(parameter)
             if rows and self.moves_rows():
@@ -75,11 +88,11 @@ class Optimizer:
                 w = w.copy() if getrefcount(w) > 3 else w
                 for row in rows:
                     backend_of(w).scatter_add(w, row.index, -self.lr * row.g, row.once)
-                parameter.array = w
+                change(parameter, w, by)
             elif parameter.grad is not None:
                 g = parameter.grad.array.astype(w.dtype, copy=False)
                 # NumPy makes scalars of results without axes; asarray makes them arrays again.
-                parameter.array = backend_of(w).asarray(self.moved(w, g, memory))
+                change(parameter, backend_of(w).asarray(self.moved(w, g, memory)), by)
 
     def zero_grad(self) -> None:
         """Forget the gradients that the parameters have gathered."""
@@ -319,15 +332,29 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
 
 def _finite_norm(name: str, g: Any) -> float:
     """The Euclidean length of ``g``, in float64, where squares of float32 cannot overflow."""
-    norm = float(np.linalg.norm(g.astype(np.float64)))
-    if not math.isfinite(norm):
-        raise NonFiniteError(
-            f"clip_grad_norm_: the gradient of {name}, {described(g)}, has norm {norm}\n"
-            f"  of its {g.size} entries {int(np.isnan(g).sum())} are NaN and"
-            f" {int(np.isinf(g).sum())} infinite\n"
-            "  hint: if the loss was finite, look for a root, log or division at 0 on the way"
-        )
-    return norm
+    _expect_finite("clip_grad_norm_", name, g)
+    return float(np.linalg.norm(g.astype(np.float64)))
+
+
+def _parts_of_grad(x: Tensor) -> list[Any]:
+    """The arrays that make up the gradient of ``x``: one, or those of its rows."""
+    rows = rows_of_grad(x)
+    return [row.g for row in rows] if rows else [] if x.grad is None else [x.grad.array]
+
+
+def _expect_finite(caller: str, name: str, g: Any) -> None:
+    """Raise NonFiniteError if NaN or infinity is in ``g``, the gradient of parameter ``name``."""
+    flat = g.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):  # squares may overflow
+        if math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all():
+            return
+    raise NonFiniteError(
+        f"{caller}: the gradient of {name}, {described(g)}, is not finite\n"
+        f"  of its {g.size} entries {int(np.isnan(g).sum())} are NaN and"
+        f" {int(np.isinf(g).sum())} infinite; nothing has been changed\n"
+        "  hint: with detect_anomaly(): around forward and backward names the operation that made"
+        " them"
+    )
 
 
 # ---- what may be passed ------------------------------------------------------------------------
@@ -354,8 +381,8 @@ def _named(caller: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
     return pairs
 
 
-def _leaves(caller: str, parameters: Parameters) -> list[Tensor]:
-    """The parameters, found to be tracked leaves, each there once."""
+def _leaves(caller: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
+    """The parameters with their names, found to be tracked leaves, each there once."""
     pairs = _named(caller, parameters)
     if not pairs:
         raise SettingError(
@@ -376,4 +403,4 @@ def _leaves(caller: str, parameters: Parameters) -> list[Tensor]:
                 f"{caller}: {name} and {first} are the same Tensor, which would move twice\n"
                 "  hint: Module.parameters() lists tied weights once"
             )
-    return [x for _, x in pairs]
+    return pairs

@@ -7,7 +7,6 @@ a sentence leaves behind and for the tree of a parse.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -15,9 +14,17 @@ from typing import Any
 from numpy import ndarray
 
 from .cotangents import Outputs, Term, add
-from .engine import Edge, Node, TensorCore
-from .errors import DtypeError, GraphFreedError, ShapeError, described
+from .engine import OBSERVER, Edge, Node, TensorCore
+from .errors import (
+    DtypeError,
+    GraphFreedError,
+    ShapeError,
+    TinygradRNNError,
+    ValueChangedError,
+    described,
+)
 from .linear import astype, sum_to
+from .where import caller
 
 
 def sweep(
@@ -39,6 +46,9 @@ def sweep(
 
     def arrive(node: Node, g: Any, source: Node) -> None:
         """Add ``g``, which came along the edge from ``source``, to the cotangent of ``node``."""
+        watch = node.watch
+        if watch is not None and watch.changed > source.birth and node is not source:
+            raise changed(node, source, watch.changed_by)
         if getattr(g, "shape", g) != node.shape:
             g = summed(g, node, source)
         if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
@@ -49,6 +59,9 @@ def sweep(
             cotangents[node] = g
             heappush(queue, (-node.birth, node))  # the newest node is the first
 
+    observer = OBSERVER.get()
+    if observer is not None:
+        arrive = observer.watching(arrive)
     for node, g in roots:
         if needed is None or node in needed:
             arrive(node, g, node)
@@ -64,17 +77,22 @@ def sweep(
                 if needed is not None and needed.isdisjoint(node.parents()):
                     continue  # nothing below is asked for, so nothing below is used up
         if type(node.edges) is Freed:
-            raise node.edges.error(node)
-        for parent, rule, values in node.edges:
-            if kind is not None:
-                values = rule.as_tensors(values, node, parent, kind)
-            if rule.position is not None:
-                if needed is None or parent in needed:
-                    arrive(parent, rule.vjp(g, *values), node)
-                continue
-            for one, part in rule.jointly(g, values, parent, node):
-                if one is not None and part is not None and (needed is None or one in needed):
-                    arrive(one, part, node)
+            raise node.edges.error(node, any(node is root for root, _ in roots))
+        try:
+            for parent, rule, values in node.edges:
+                if kind is not None:
+                    values = rule.as_tensors(values, node, parent, kind)
+                if rule.position is not None:
+                    if needed is None or parent in needed:
+                        arrive(parent, rule.vjp(g, *values), node)
+                    continue
+                for one, part in rule.jointly(g, values, parent, node):
+                    if one is not None and part is not None and (needed is None or one in needed):
+                        arrive(one, part, node)
+        except Exception as error:
+            if not isinstance(error, TinygradRNNError):  # those tell by themselves
+                error.add_note(f"in the backward pass through {node.name}")
+            raise
         if free and node.edges:
             node.edges = freed
     return found
@@ -110,19 +128,38 @@ def settled(node: Node, g: Any, keeps: bool) -> Any:
     return g
 
 
+def changed(node: Node, source: Node, by: str) -> ValueChangedError:
+    """The error for a leaf that was changed after ``source`` had been computed from it."""
+    return ValueChangedError(
+        f"backward: {source.name} read a leaf, {node.dtype} {node.shape}, that {by} has changed"
+        " since\n"
+        "  expected: forward, backward, and only then a step\n"
+        "  hint: run the forward pass again after each change; a state that is carried on has to be"
+        "\n  detached, h = h.detach(), or the gradient goes back to before the change"
+    )
+
+
 class Freed(tuple[Edge, ...]):
     """No edges, in place of a node's after the sweep, and where in the user's code that was."""
 
     def __init__(self) -> None:
-        frame = sys._getframe()
-        while frame.f_back and frame.f_globals.get("__name__", "").startswith("tinygrad_rnn."):
-            frame = frame.f_back
-        self.where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        self.where = caller()
 
-    def error(self, node: Node) -> GraphFreedError:
-        """The error for a second pass through the node."""
+    def error(self, node: Node, again: bool = True) -> GraphFreedError:
+        """The error for a second pass through the node: from it ``again``, or from a later one."""
+        if again:
+            return GraphFreedError(
+                f"backward: the graph of this tensor, made by {node.name}, was freed by the"
+                f" backward pass at {self.where}\n"
+                "  expected: one backward pass a graph\n"
+                "  hint: compute the loss again, add two losses up before backward(), or pass"
+                " retain_graph=True the first time"
+            )
         return GraphFreedError(
-            f"{node.name}: this graph was freed by the backward pass at {self.where}\n"
-            "  hint: for truncated BPTT, detach the state that is carried on: h = h.detach();\n"
-            "  to go through one graph twice on purpose, pass retain_graph=True the first time"
+            f"backward: the graph goes on into one, made by {node.name}, that was freed by the"
+            f" backward pass at {self.where}\n"
+            "  expected: a graph that begins at leaves and constants\n"
+            "  hint: detach the state that is carried from window to window, h = h.detach(), or"
+            " detach(state):\n  truncated BPTT; to go on through it, pass retain_graph=True the"
+            " first time"
         )

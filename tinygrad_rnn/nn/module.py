@@ -8,6 +8,7 @@ from typing import Any, Self
 import numpy as np
 
 from ..backend import backend_of
+from ..engine import change
 from ..errors import CheckpointError, described
 from ..saving import fitted, host_array
 from ..tensor import Tensor
@@ -63,7 +64,8 @@ class Module:
         arrays = [x.detach().to(device).array for x in tensors]
         grads = [None if x.grad is None else x.grad.detach().to(device) for x in tensors]
         for x, array, grad in zip(tensors, arrays, grads, strict=True):
-            x.array, x.grad = array, grad
+            change(x, array, f"{type(self).__name__}.to")
+            x.grad = grad
         return self
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -80,6 +82,10 @@ class Module:
                 seen.add(id(x))
                 found[name] = x
         return found
+
+    def name_of(self, part: Any) -> str | None:
+        """The name by which ``part``, a Module or a Tensor inside, is first found; None if not."""
+        return next((name for name, x in walk(self) if x is part), None)
 
     # ---- training or not ----
 
@@ -120,7 +126,8 @@ class Module:
             renamed.setdefault(first, x)
         arrays = fitted(type(self).__name__, renamed, tensors, problems)
         for name, tensor in tensors.items():
-            tensor.array = backend_of(tensor.array).asarray(arrays[name])
+            value = backend_of(tensor.array).asarray(arrays[name])
+            change(tensor, value, f"{type(self).__name__}.load_state_dict")
 
     # ---- for the eye ----
 
