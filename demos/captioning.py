@@ -49,6 +49,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._glyphs import gallery, read_captioned
 
 END = 0  # the id of the end of a caption, which also stands before its first word
@@ -278,7 +279,7 @@ def trained(name, vocabulary, train, dev, args, run):
     def validate():
         return mean_f1(said(model, dev.images, vocabulary), dev.captions)
 
-    kit.fit(model, loss, batches, args, run, name, validate=validate)
+    training.fit(model, loss, batches, args, run, name, validate=validate)
     return model
 
 

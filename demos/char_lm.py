@@ -20,6 +20,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._ngrams import witten_bell
 
 LAYERS = {"rnn": tg.nn.RNN, "lstm": tg.nn.LSTM, "gru": tg.nn.GRU}
@@ -73,7 +74,7 @@ def train(model, ids, valid, args, run):
         return -evaluate(model, valid)
 
     settings = {"minutes": args.minutes, "clip": args.clip, "validate": validate, "carry": True}
-    losses = kit.fit(model, loss_of, lambda rng: parts, args, run, **settings)
+    losses = training.fit(model, loss_of, lambda rng: parts, args, run, **settings)
     steps = range(len(parts), len(losses) + len(parts), len(parts))  # the last may be cut short
     characters = args.batch_size * args.bptt
     return {
@@ -190,7 +191,7 @@ def demo(args, run):
     orders = [-np.log(p).mean() for p in witten_bell(ids, valid, len(chars))]
     run.log(ngram_orders=orders)
     model = CharLM(len(chars), args.hidden_size, args.cell, args.layers, args.dropout)
-    kit.start_from(model, args)
+    training.start_from(model, args)
     run.say(f"parameters: {sum(p.size for p in model.parameters()):,}")
 
     valid = np.concatenate([ids[-1:], valid])  # whose first character is to be predicted too

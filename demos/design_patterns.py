@@ -26,6 +26,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from tinygrad_rnn import nn
 
 END = 0  # the id that ends an answer, fills it up, and stands before its first symbol
@@ -183,7 +184,7 @@ def train(net, x, y, args, run, label):
     def loss_of(rows):
         return error(net, x[rows], y[rows])
 
-    return kit.fit(net, loss_of, batches, args, run, label, epochs=1, clip=args.clip)
+    return training.fit(net, loss_of, batches, args, run, label, epochs=1, clip=args.clip)
 
 
 @tg.no_grad()
@@ -222,10 +223,10 @@ def demo(args, run):
         rng = np.random.default_rng([args.seed, i])
         x, y = task(rng, 5 * args.examples)
         rows = rng.permutation(np.unique(x, axis=0, return_index=True)[1])  # each input once
-        test, training = np.split(rows, [len(rows) // 5])
+        test, others = np.split(rows, [len(rows) // 5])
         net = kind(D, args.hidden_size, K)
-        columns[name] = train(net, x[training], y[training], args, run, name)
-        guess = np.array([np.bincount(column).argmax() for column in y[training].T])
+        columns[name] = train(net, x[others], y[others], args, run, name)
+        guess = np.array([np.bincount(column).argmax() for column in y[others].T])
         share = right(answers(net, x[test], y.shape[1]), y[test])
         blind = right(guess, y[test])
         circuit, unfolded = drawings(net, x, y)

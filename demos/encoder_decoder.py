@@ -41,6 +41,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._parses import nearest, read_pairs
 from demos._pictures import heat_map
 
@@ -112,7 +113,7 @@ def fit(model, pairs, args, run, label):
     def epoch(rng):
         return kit.batches(lengths, args.batch_size, rng)
 
-    return kit.fit(model, loss_of, epoch, args, run, label, clip=1.0)
+    return training.fit(model, loss_of, epoch, args, run, label, clip=1.0)
 
 
 # ---- testing ----

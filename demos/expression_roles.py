@@ -24,6 +24,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._trees import REDUCE, read_trees, split, words_of
 
 TEST_TREES = 3000
@@ -105,7 +106,9 @@ def fit(model, trees, roles, epochs, lr, name, args, run):
         return tg.cross_entropy(model([trees[i] for i in batch]), roles[batch])
 
     optimizer = tg.optim.Adam(model.parameters(), lr=lr)
-    return kit.fit(model, loss_of, batches, args, run, name, epochs=epochs, optimizer=optimizer)
+    return training.fit(
+        model, loss_of, batches, args, run, name, epochs=epochs, optimizer=optimizer
+    )
 
 
 @tg.no_grad()

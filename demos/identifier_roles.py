@@ -26,6 +26,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._tagging import STDLIB, read_lines, split
 
 TEST_LINES = 3000
@@ -89,7 +90,7 @@ def fit(model, x, y, args, run, label):
     def epoch(rng):
         return kit.batches(lengths, args.batch_size, rng)
 
-    return kit.fit(model, loss_of, epoch, args, run, label)
+    return training.fit(model, loss_of, epoch, args, run, label)
 
 
 @tg.no_grad()

@@ -33,6 +33,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 
 ASK_SHARE, STORE_SHARE = 0.25, 0.25  # of the steps; in the others the input holds
 REPORTS = 100  # points of a curve
@@ -158,7 +159,7 @@ def fit(net, targets, args, run, label):
         y = targets(x, args.values)
         return tg.cross_entropy(net(x, y), y.ravel())
 
-    return kit.fit(net, loss_of, batches, args, run, label, epochs=1, clip=1.0)
+    return training.fit(net, loss_of, batches, args, run, label, epochs=1, clip=1.0)
 
 
 def score(logits, x, y, values):

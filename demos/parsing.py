@@ -46,6 +46,7 @@ import tinygrad_rnn as tg
 from demos import _brackets as brackets
 from demos import _kit as kit
 from demos import _parses
+from demos import _training as training
 from demos._pictures import heat_map
 from demos._tree_machine import END, PADDING, Trees
 
@@ -138,7 +139,7 @@ def fit(model, task, args, run):
         written = search(model, task, dev, beam=1)
         return brackets.scores(written, [e.target for e in dev], task.kinds)["F1"]
 
-    return kit.fit(
+    return training.fit(
         model,
         lambda batch: model.loss([x[i] for i in batch], [y[i] for i in batch]),
         lambda rng: kit.batches(lengths, args.batch_size, rng),
@@ -214,7 +215,7 @@ def demo(args, run):
     run.say(f"{sum(p.size for p in model.parameters()):,} parameters")
     written = {NEIGHBOUR: guesses} if guesses else {}
     written |= searched("untrained", model, task, task.test, 1, trees)
-    kit.start_from(model, args)
+    training.start_from(model, args)
     losses = fit(model, task, args, run)
     tg.save(run.path("model.npz"), model.state_dict())
     draw_losses(losses, run)

@@ -42,6 +42,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._tagging import STDLIB, Forms, encoded, read_lines, split, tag_numbers
 
 PARTS = ("train", "dev", "test")
@@ -214,7 +215,7 @@ def train(model, name, data, args, run):
         hits = np.concatenate(of_lines(model, model.said, dev.x)) == np.concatenate(dev.y)
         return hits[np.concatenate(dev.counts)].mean()
 
-    kit.fit(model, loss_of, epoch, args, run, name, validate=validate)
+    training.fit(model, loss_of, epoch, args, run, name, validate=validate)
 
 
 # ---- figures ----
@@ -292,7 +293,7 @@ def demo(args, run):
         kind, how = READERS[name]
         tg.manual_seed(args.seed)  # so that it does not matter which other nets there are
         model = models[name] = kind(forms, tags, args, **how)
-        kit.start_from(model, args)
+        training.start_from(model, args)
         run.say(f"{name}: {sum(p.size for p in model.parameters()):,} parameters")
         train(model, name, data, args, run)
         tg.save(run.path(f"{name}.npz"), model.state_dict())

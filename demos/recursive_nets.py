@@ -41,6 +41,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos import _tree_pictures as pictures
 from demos._forests import NO_LABEL, Reader, joined, predictions, read_parts, shares_right
 from demos._trees import branching, reshaped, structure_of, words_of
@@ -168,7 +169,7 @@ def train(name, net, forests, shape, args, run):
         return tg.cross_entropy(net(forest), forest.labels, ignore_index=NO_LABEL)
 
     run.say(f"{name}: {sum(p.size for p in net.parameters()):,} parameters")
-    kit.fit(net, loss_of, batches, args, run, name, validate=lambda: score(net, dev)["roots"])
+    training.fit(net, loss_of, batches, args, run, name, validate=lambda: score(net, dev)["roots"])
 
 
 def score(net, forests, sentiment=False):

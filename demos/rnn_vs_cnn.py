@@ -26,6 +26,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 
 STACKS = [(1, 3), (2, 3), (4, 3), (4, 5)]  # (L, k)
 SYMBOLS = 8  # that may come first; as many others follow
@@ -232,7 +233,7 @@ def compare_memory(models, args, run):
     """{name: the shares of right answers at the delays 0, 1, ...}."""
     shares = {}
     for name, net in models.items():
-        losses = kit.fit(
+        losses = training.fit(
             net,
             lambda batch, net=net: tg.cross_entropy(net(batch[0]), batch[1]),
             lambda rng: training_batches(args, rng),

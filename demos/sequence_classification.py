@@ -28,6 +28,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._labelled import read_sets
 from demos._languages import FEW, MANY, read_names
 
@@ -139,7 +140,7 @@ class Classifier(tg.nn.Module):
 def train_on(model, x, y, dev, args, run, label):
     """Train `model` on texts x with labels y; it ends as it was when it was best on `dev`."""
     lengths = np.array([len(text) for text in x])
-    kit.fit(
+    training.fit(
         model,
         lambda batch: tg.cross_entropy(model([x[i] for i in batch]), y[batch]),
         lambda rng: kit.batches(lengths, args.batch_size, rng),

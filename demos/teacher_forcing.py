@@ -32,6 +32,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 
 STAY, RIGHT = 0.95, 0.6  # s and r
 DECAY = 0.8  # the share of the training after which no targets are fed in any more
@@ -161,7 +162,7 @@ def fit(cell, args, share, run, label):
             fed, _ = on_its_own(cell, x, fed, coins.random(fed.shape) < share(done))
         return error(in_parallel(cell, x, fed), y)
 
-    kit.fit(cell, loss_of, batches, args, run, label, epochs=1)
+    training.fit(cell, loss_of, batches, args, run, label, epochs=1)
 
 
 def always_targets(done):

@@ -39,6 +39,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._parallel import END, PADDING, Corpus, cldr_pairs, read_pairs
 from demos._pictures import heat_map
 
@@ -143,7 +144,7 @@ def trained(context, corpus, args, run):
     size = 2 * args.hidden_size
     attend, sizes = CONTEXTS[context](size), [len(language) for language in corpus.languages]
     model = Translator(*sizes, args.embedding, size, attend, args.dropout)
-    kit.start_from(model, args)
+    training.start_from(model, args)
     train = corpus.ids["train"]
     lengths = np.array([len(target) for _, target in train])
 
@@ -160,7 +161,7 @@ def trained(context, corpus, args, run):
         return bleu
 
     epoch = functools.partial(kit.batches, lengths, args.batch_size)
-    losses = kit.fit(
+    losses = training.fit(
         model, loss_of, epoch, args, run, context, rate=rate, clip=1.0, validate=validate
     )
     count = sum(p.size for p in model.parameters())

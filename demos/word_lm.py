@@ -32,6 +32,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 from demos._ngrams import kneser_ney
 from demos._trees import STDLIB, python_files, syntax_tree
 from demos.char_lm import windows
@@ -131,7 +132,7 @@ def train(model, train_ids, valid, args, run, label):
     optimizer = tg.optim.SGD(model.parameters(), args.lr * args.bptt)
     settings = {"clip": args.clip / args.bptt, "rate": rate(args), "validate": validate}
     settings |= {"optimizer": optimizer, "carry": True}
-    kit.fit(model, loss_of, lambda rng: parts, args, run, label, **settings)
+    training.fit(model, loss_of, lambda rng: parts, args, run, label, **settings)
     return [-line["validation"] for line in run.epochs(label)]
 
 
@@ -243,7 +244,7 @@ def demo(args, run):
     for cell in args.cells:
         sizes = args.layers, args.hidden_size, args.dropout, args.tied
         model = drawn(WordLM(len(vocabulary), cell, *sizes), args.init)
-        kit.start_from(model, args)
+        training.start_from(model, args)
         run.say(f"{cell}: {sum(w.size for w in model.parameters()):,} parameters")
         curve[cell] = train(model, train_ids, valid, args, run, cell)
         found[cell] = probabilities(model, train_ids[-1:], held)

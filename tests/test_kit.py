@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
 
 words = st.lists(st.text("abcd", min_size=1, max_size=2), min_size=1, max_size=8)
 sequences = st.lists(words, min_size=1, max_size=6)
@@ -106,7 +107,7 @@ def train(args, stop_at=None, scored=True):
         def score():  # the best epoch is the second one
             return (1.0, 3.0, 2.0)[len(run.epochs("training"))]
 
-        losses = kit.fit(
+        losses = training.fit(
             net,
             loss_of,
             lambda rng: rng.permutation(4).tolist(),
@@ -120,7 +121,7 @@ def train(args, stop_at=None, scored=True):
 
 @pytest.mark.parametrize("stop_at", range(12))
 def test_a_run_stopped_at_any_step_goes_on_bit_by_bit(stop_at, tmp_path, monkeypatch):
-    monkeypatch.setattr(kit, "SAVE_EVERY", 0.0)  # a checkpoint after each step
+    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)  # a checkpoint after each step
     whole, losses = train(settings(tmp_path / "whole"))
     with pytest.raises(Stopped):
         train(settings(tmp_path / "parts"), stop_at)
@@ -169,9 +170,9 @@ def test_resume_without_a_checkpoint_begins_and_says_so(tmp_path, capsys):
 def test_init_from_gives_the_weights_to_begin_with(tmp_path):
     net, other = Net(), Net()
     tg.save(tmp_path / "model.npz", net.state_dict())
-    kit.start_from(other, argparse.Namespace(init_from=None))
+    training.start_from(other, argparse.Namespace(init_from=None))
     assert not np.array_equal(other.cell.weight_ih.array, net.cell.weight_ih.array)
-    kit.start_from(other, argparse.Namespace(init_from=tmp_path / "model.npz"))
+    training.start_from(other, argparse.Namespace(init_from=tmp_path / "model.npz"))
     assert np.array_equal(other.cell.weight_ih.array, net.cell.weight_ih.array)
 
 
@@ -219,7 +220,7 @@ def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
     with kit.Run(args) as run, pytest.raises(kit.Diverged):
         net = Net()
         loss = net.cell.bias_ih.sum() * float("nan")
-        kit.fit(net, lambda batch: loss, lambda rng: [0], args, run)
+        training.fit(net, lambda batch: loss, lambda rng: [0], args, run)
 
 
 def test_stopping_by_hand_says_how_to_go_on(tmp_path, capsys):
