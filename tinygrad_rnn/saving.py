@@ -6,9 +6,10 @@
     model.load_state_dict(state)
 
 A ``.npz`` is what ``np.savez`` writes and ``np.load`` reads, with the metadata as one more member;
-each member has a checksum.  A ``.safetensors`` (extra ``io``) is what PyTorch's users exchange; it
-has none.  Nothing is ever pickled.  A file is written under another name and takes its own in one
-step, so that whatever happens leaves the old file or the new one, whole.
+each member has a checksum.  A ``.safetensors`` (extra ``io``) is what PyTorch's users exchange; in
+those written here the metadata begins with a checksum.  Nothing is ever pickled.  A file is written
+under another name and takes its own in one step, so that whatever happens leaves the old file or
+the new one, whole.
 """
 
 from __future__ import annotations
@@ -69,8 +70,12 @@ def save(
         raise DtypeError(f"save: {len(state):,} arrays\n  expected: at most {_MOST_ARRAYS:,}")
     arrays = {name: _storable(name, value) for name, value in state.items()}
     note = _note(arrays, dict(metadata or {}))
-    with _replacing(path) as file:
-        write(file, arrays, note)
+    try:
+        with _replacing(path) as file:
+            write(file, arrays, note)
+    except OSError as error:  # which names the temporary file, or none
+        error.filename, error.filename2 = os.fspath(path), None
+        raise
 
 
 def load(path: str | os.PathLike[str], max_bytes: int = 2**32) -> Checkpoint:
@@ -233,7 +238,9 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     import tempfile
 
     folder = os.path.dirname(path) or os.curdir
-    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".saving-")
+    # A process that is killed leaves it behind: its name says whose it was.
+    prefix = f".{os.path.basename(path)[:200]}.saving-"
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=prefix)
     try:
         with open(descriptor, "wb") as file:
             yield file
@@ -241,7 +248,8 @@ def _replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:  # an interrupt too leaves no temporary file behind
-        os.unlink(temporary)
+        with suppress(OSError):  # the folder may be gone
+            os.unlink(temporary)
         raise
     with suppress(OSError):  # the file is whole; some systems cannot sync the entry in its folder
         entries = os.open(folder, os.O_RDONLY)
@@ -369,7 +377,9 @@ def _safetensors() -> Any:
 def _write_safetensors(file: IO[bytes], arrays: dict[str, np.ndarray], note: str) -> None:
     library = _safetensors()
     in_c_order = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    file.write(library.numpy.save(in_c_order, {_METADATA_KEY: note}))
+    # One entry, for the library writes several in any order.
+    header = {_METADATA_KEY: _checksum(in_c_order, note) + note}
+    file.write(library.numpy.save(in_c_order, header))
 
 
 def _read_safetensors(file: IO[bytes]) -> Checkpoint:
@@ -384,7 +394,27 @@ def _read_safetensors(file: IO[bytes]) -> Checkpoint:
         raise CheckpointError(f"it cannot be read as .safetensors: {error}") from error
     _check_booleans(arrays)
     note = header.get(_METADATA_KEY)
-    return Checkpoint(arrays, header) if note is None else _checkpoint(arrays, note)
+    if note is None:
+        if any('"format_version"' in value for value in header.values()):
+            raise CheckpointError("its metadata stands under a name that save does not give it")
+        return Checkpoint(arrays, header)
+    if not note.startswith("{"):  # as in the first files, which had no checksum
+        note, checksum = note[8:], note[:8]
+        if checksum != _checksum(arrays, note):
+            raise CheckpointError(f"its checksum is {checksum!r:.60}, not that of what it holds")
+    return _checkpoint(arrays, note)
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], note: str) -> str:
+    """The CRC-32 of the metadata and of all arrays, their names, dtypes and shapes."""
+    import zlib
+
+    crc = zlib.crc32(note.encode())
+    for name, array in sorted(arrays.items()):
+        little = np.asarray(array, array.dtype.newbyteorder("<"), order="C")
+        crc = zlib.crc32(f"{name!r} {little.dtype.str} {little.shape}".encode(), crc)
+        crc = zlib.crc32(little.reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"
 
 
 def _check_header(file: IO[bytes]) -> None:
