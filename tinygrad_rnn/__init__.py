@@ -11,6 +11,7 @@ from . import backend
 from .linear import *
 from . import sweep
 from .backward import grad
+from .anomaly import detect_anomaly
 from .arithmetic import *
 from .reductions import *
 from .products import *
@@ -26,6 +27,7 @@ from . import rows
 from .fold import fold
 from .deferred import deferred, stack
 from .saving import load, save
+from .checkpoints import Checkpoints
 from . import nn
 from . import division
 from .report import time_report

@@ -1,0 +1,229 @@
+"""Checkpoints of a training run: the last few and the best, each of them whole or not there."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from .errors import CheckpointError, DtypeError, SettingError, described, expect_count
+from .saving import load, save
+from .tensor import Tensor
+
+__all__ = ["Checkpoints"]
+
+_VERSION = 1
+_KEY = "checkpoint"  # in the metadata of a file
+_MOST_LEVELS = 50  # of a nested state
+
+
+class Checkpoints:
+    """What a training run is gone on with from: its last ``keep`` states, and that of best score.
+
+    A state is all that decides how a run goes on: numbers, strings, None, arrays and Tensors, in
+    dicts, lists and tuples.  They come back as they were; Tensors on the host,
+    NumPy's scalars as arrays without axes.  This program may be killed at any time and started
+    again, and ends with the same weights, bit by bit:
+
+        model, rng = tg.nn.LSTMCell(2, 3), np.random.default_rng(0)
+        optimizer, hidden, step = tg.optim.Adam(model.parameters()), None, 0
+        checkpoints = tg.Checkpoints("run")
+        if saved := checkpoints.latest():
+            model.load_state_dict(saved["model"])
+            optimizer.load_state_dict(saved["optimizer"])
+            rng.bit_generator.state = saved["rng"]
+            hidden, step = saved["hidden"], saved["step"]
+        while step < 20:
+            h, c = model(rng.normal(size=(4, 2)).astype("f4"), hidden)
+            loss = (h * h).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            hidden, step = tg.detach((h, c)), step + 1
+            checkpoints.save({
+                "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                "rng": rng.bit_generator.state, "hidden": hidden, "step": step,
+            }, score=-loss.item())
+
+    Dropout draws from the default generator: save ``tg.default_rng().bit_generator.state`` too.
+    Each state is a file of its own, ``LABEL-000001.npz`` and so on; one program at a time may write
+    those of a label.  Those of a run before, if ``latest`` did not go on from them, are removed
+    once there is a state of this one.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], label: str = "checkpoint", keep: int = 3
+    ) -> None:
+        if not label or label.startswith(".") or not label.isprintable() or set("/\\") & set(label):
+            raise SettingError(f"Checkpoints: label is {label!r:.60}\n  expected: a file's name")
+        expect_count("Checkpoints", "keep", keep)
+        self.folder, self.label, self.keep = os.fspath(folder), label, keep
+        os.makedirs(folder, exist_ok=True)
+        self._own: list[int] = []  # the numbers of the files of this run
+        self._best: tuple[int, float] | None = None  # of them, and its score
+
+    def save(self, state: Any, score: float | None = None) -> None:
+        """Write the state to a file, whole; then remove those that are no longer kept.
+
+        ``score``, if there is one, says how good the model is: the higher the better.  DtypeError
+        for what cannot be saved, OSError if the disk refuses: then all is as it was.
+        """
+        arrays: dict[str, Any] = {}
+        layout = _taken_apart(state, "state", arrays)
+        number = 1 + max(self._on_disk(), default=0)
+        best = self._best
+        if score is not None and score > (best[1] if best else -math.inf):
+            best = number, float(score)
+        note = {"version": _VERSION, "label": self.label, "number": number, "best": best}
+        save(self._path(number), arrays, {_KEY: {**note, "layout": layout}})
+        self._best = best
+        self._own = [*self._own, number][-self.keep :]
+        self._tidy()
+
+    def latest(self) -> Any:
+        """The newest state that is whole, from which this run now goes on; None if there is none.
+
+        A file that is damaged is named in a warning, and the one before it is taken.
+        CheckpointError if there are files and all are damaged.
+        """
+        numbers, damaged = sorted(self._on_disk()), []
+        for i, number in reversed([*enumerate(numbers)]):
+            try:
+                state, self._best = self._read(number)
+            except (CheckpointError, OSError) as error:
+                damaged.append(f"{self._path(number)}: {_reason(error)}")
+                continue
+            for line in damaged:
+                warnings.warn(f"{line}; going on from {self._path(number)}", stacklevel=2)
+            self._own = numbers[: i + 1][-self.keep :]
+            return state
+        if damaged:
+            raise CheckpointError(
+                "\n  ".join(["Checkpoints: no file is whole", *damaged])
+                + f"\n  hint: to begin anew, remove {self._path('*')}"
+            )
+        return None
+
+    def best(self) -> Any:
+        """The state of the best score so far, the first of equals; None if none had a score.
+
+        CheckpointError if its file is damaged, FileNotFoundError if somebody has removed it.
+        """
+        if not self._own:
+            self.latest()
+        return None if self._best is None else self._read(self._best[0])[0]
+
+    def _read(self, number: int) -> tuple[Any, tuple[int, float] | None]:
+        """The state in a file, and which was the best when it was written."""
+        saved = load(self._path(number), max_bytes=sys.maxsize)  # it may be as large as the run
+        note = saved.metadata.get(_KEY)
+        if not isinstance(note, dict) or note.get("version") != _VERSION:
+            raise CheckpointError(f"it holds no state of Checkpoints of version {_VERSION}")
+        if (note.get("label"), note.get("number")) != (self.label, number):
+            raise CheckpointError(f"it was written as {note.get('label')}-{note.get('number')}")
+        try:
+            best = note["best"] and (int(note["best"][0]), float(note["best"][1]))
+            return _put_together(note["layout"], saved), best
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError("what it says of its own layout is wrong") from error
+
+    # ---- files ----
+
+    def _path(self, number: int | str) -> str:
+        name = f"{number:06}" if isinstance(number, int) else number
+        return os.path.join(self.folder, f"{self.label}-{name}.npz")
+
+    def _on_disk(self) -> list[int]:
+        """The numbers of all files of this label."""
+        return [int(found[1]) for found in self._matches(r"(\d{6,})\.npz")]
+
+    def _tidy(self) -> None:
+        """Remove the files of this label that are not kept, and what a kill left half written."""
+        kept = {*self._own, *([self._best[0]] if self._best else [])}
+        names = [self._path(number) for number in self._on_disk() if number not in kept]
+        names += [os.path.join(self.folder, found[0]) for found in self._matches(_HALF_WRITTEN)]
+        for name in names:
+            os.unlink(name)
+
+    def _matches(self, ending: str) -> Iterator[re.Match[str]]:
+        """What in the folder has a name of this label with this ending."""
+        pattern = re.compile(rf"\.?{re.escape(self.label)}-{ending}")
+        return (found for name in os.listdir(self.folder) if (found := pattern.fullmatch(name)))
+
+
+_HALF_WRITTEN = r"\d{6,}\.npz\.saving-.*"  # as ``save`` names it; its process is no more
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a file, in one line."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    return str(error.args[0]).splitlines()[0].partition("): ")[2] or str(error.args[0])
+
+
+# ---- nested states -----------------------------------------------------------------------------
+
+
+def _taken_apart(value: Any, name: str, arrays: dict[str, Any], level: int = 0) -> dict[str, Any]:
+    """``value`` in terms of JSON: ``{kind: what is inside}``; its arrays go to ``arrays`` by name.
+
+    The kind is value, dict, list, tuple, array or tensor.  What holds no arrays and no tuples is
+    one value, so that a long list of numbers is short.
+    """
+    if level > _MOST_LEVELS:
+        raise DtypeError(
+            f"Checkpoints.save: {name:.60}... is nested more than {_MOST_LEVELS} deep\n"
+            "  hint: does the state hold itself?"
+        )
+
+    def inner(key: object, part: Any) -> dict[str, Any]:
+        return _taken_apart(part, f"{name}.{key}", arrays, level + 1)
+
+    if isinstance(value, (Tensor, np.ndarray, np.generic)) or hasattr(value, "__array__"):
+        while name in arrays:  # {"a": {"b": x}, "a.b": y}
+            name += "'"
+        arrays[name] = value
+        return {"tensor" if isinstance(value, Tensor) else "array": name}
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        parts = {key: inner(key, part) for key, part in value.items()}
+        return {"value": value} if _all_values(parts.values()) else {"dict": parts}
+    if isinstance(value, (list, tuple)):
+        several = [inner(i, part) for i, part in enumerate(value)]
+        if isinstance(value, tuple):
+            return {"tuple": several}
+        return {"value": value} if _all_values(several) else {"list": several}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise DtypeError(
+        f"Checkpoints.save: {name} is {described(value)}\n"
+        "  expected: numbers, strings, None, arrays, Tensors; in lists, tuples, dicts by name\n"
+        "  hint: of a model and an optimiser save the state_dict(), of a generator rng the"
+        " rng.bit_generator.state"
+    )
+
+
+def _all_values(parts: Iterable[dict[str, Any]]) -> bool:
+    return all("value" in part for part in parts)
+
+
+def _put_together(layout: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
+    """What ``_taken_apart`` made this of."""
+    ((kind, inside),) = layout.items()
+    if kind == "value":
+        return inside
+    if kind == "dict":
+        return {key: _put_together(part, arrays) for key, part in inside.items()}
+    if kind in ("list", "tuple"):
+        parts = [_put_together(part, arrays) for part in inside]
+        return parts if kind == "list" else tuple(parts)
+    if kind == "array":
+        return arrays[inside]
+    if kind == "tensor":
+        return Tensor(arrays[inside])
+    raise ValueError(kind)
