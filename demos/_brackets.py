@@ -23,6 +23,7 @@ CLOSE = ")"
 WORD = "XX"  # stands for every word in the tree of a sentence
 ROOT = "ROOT"
 PARTS = ("train", "dev", "test")
+CHAIN = 100  # nodes, each the only child of the one above: no sentence has so many
 TOKEN = re.compile(r"\(\s*(?P<label>[^\s()]*)|[^\s()]+|\)")
 
 
@@ -65,7 +66,8 @@ def tree_of(tokens):
     labels, counts, unclosed = [], [], []  # the last: places in the other two
     for place, token in enumerate(tokens, 1):
         if place > 1 and not unclosed:
-            raise BracketError(f"token {place}, {token!r}, stands behind the end of the tree")
+            what = f"token {place}, {kit.shown(token)}"
+            raise BracketError(f"{what}, stands behind the end of the tree")
         if token == CLOSE:
             if not unclosed:
                 raise BracketError(f"token {place} closes what nothing opened")
@@ -78,7 +80,7 @@ def tree_of(tokens):
         if token.endswith("("):
             unclosed.append(len(labels))
         elif not unclosed:
-            raise BracketError(f"token {place}, {token!r}, stands outside every bracket")
+            raise BracketError(f"token {place}, {kit.shown(token)}, stands outside every bracket")
         labels.append(token.removesuffix("("))
         counts.append(0 if token.endswith("(") else None)
     if unclosed or not labels:
@@ -91,7 +93,7 @@ def linearised(tree):
     out = []
     for (label, children), ends in with_ends(tree):
         if not re.fullmatch(r"[^\s()]+", label):
-            raise BracketError(f"a label must be a word with no bracket, got {label!r}")
+            raise BracketError(f"a label must be a word with no bracket, got {kit.shown(label)}")
         out += [label if children is None else label + "(", *[CLOSE] * ends]
     return tuple(out)
 
@@ -101,7 +103,7 @@ def with_ends(tree):
     to_come = []  # children of every node that is not complete
     for place, node in enumerate(tree):
         if (place > 0) == (not to_come) or (place == 0 and node.children is None):
-            raise BracketError(f"node {place + 1}, {node.label!r}, is no part of the tree")
+            raise BracketError(f"node {place + 1}, {kit.shown(node.label)}, is no part of the tree")
         if to_come:
             to_come[-1] -= 1
         if node.children is not None:
@@ -200,16 +202,20 @@ def distances(tree):
 def read_treebank(path, longest, rare):
     """[train, dev, test]: the examples of at most `longest` words in files such as x-dev.ptb.
 
-    A file has one tree a line, (ROOT (S (NP-SBJ (DT the) (NN cat)) ...)).  Words in fewer than
+    A file has one tree a line, (ROOT (S (NP-SBJ (DT the) (NN cat)) ...)); ROOT may be left out, as
+    the Penn Treebank does, or the bracket with it.  Words in fewer than
     `rare` sentences of training are read as their tags.  What is read begins with what it is,
     ROOT( for a sentence; to train on are also all constituents of some words, NP( the cat, each
     once.  DataError for what cannot be read.
     """
     parts = []
     for part in PARTS:
-        files = sorted(path.glob(f"*{part}*.ptb"))
+        files = [file for file in path.glob("*.ptb") if kit.part_in(file.name, PARTS) == part]
         if len(files) != 1:
-            raise kit.DataError(f"{path}: {len(files)} files *{part}*.ptb, expected one of each")
+            raise kit.DataError(
+                f"{path}: {len(files)} files such as x-{part}.ptb; expected: one of train, one of"
+                " dev and one of test"
+            )
         lines = enumerate(kit.read_text(files[0]).split("\n"), 1)
         parts.append([sentence(line, f"{files[0]}, line {n}") for n, line in lines if line.strip()])
     often = collections.Counter(word for words, _, _ in parts[0] for word in set(words))
@@ -218,9 +224,12 @@ def read_treebank(path, longest, rare):
     ]
     found = [[example(ROOT, *one) for one in part if len(one[0]) <= longest] for part in parts]
     if not all(found):
-        raise kit.DataError(f"{path}: no sentence of at most {longest} words in one of the files")
-    inner = [example(*one) for words, tree in parts[0] for one in constituents(words, tree)]
-    short = {e.source: e for e in inner if 1 < e.words[0] <= longest}
+        raise kit.DataError(
+            f"{path}: no sentence of at most {longest} words in one of the files; expected: some in"
+            " each; raise --longest"
+        )
+    inner = [one for words, tree in parts[0] for one in constituents(words, tree, longest)]
+    short = {e.source: e for e in (example(*one) for one in inner if len(one[1]) > 1)}
     return [found[0] + list(short.values()), *found[1:]]
 
 
@@ -235,8 +244,8 @@ def example(kind, words, tree):
     return Example((kind + "(", *words), linearised(tree), (len(words),))
 
 
-def constituents(words, tree):
-    """The label, the words and the tree of every node of a tree over these words."""
+def constituents(words, tree, longest):
+    """The label, the words and the tree of every node of a tree that is over `longest` at most."""
     unclosed, end = [], 0
     for place, (node, ends) in enumerate(with_ends(tree)):
         if node.children is None:
@@ -245,15 +254,21 @@ def constituents(words, tree):
             unclosed.append((place, end))
         for _ in range(ends):
             start, first = unclosed.pop()
-            yield tree[start].label, words[first:end], tree[start : place + 1]
+            if end - first <= longest:  # copies of all would take the square of the words
+                yield tree[start].label, words[first:end], tree[start : place + 1]
 
 
 def sentence(line, where):
     """The words, tags and tree of a line of a treebank; DataError, with `where`, if it is none."""
+    tokens = tokens_of(line)
+    if tokens[:1] == ("(",):
+        tokens = (ROOT + "(", *tokens[1:])
     try:
-        return without_tags(tree_of(tokens_of(line)))
+        return without_tags(tree_of(tokens))
     except BracketError as error:
-        raise kit.DataError(f"{where}: {error}; expected (S (NP (NN words)) ...)") from None
+        raise kit.DataError(
+            f"{where}: {error}; expected: a tree on a line, (S (NP (NN words)) ...); leave it out"
+        ) from None
 
 
 def without_tags(tree):
@@ -261,14 +276,17 @@ def without_tags(tree):
 
     In it every word is WORD; a chain of nodes, each the only child of the one above, stays.
     """
-    words, tags, nodes = [], [], []
+    words, tags, nodes, chain = [], [], [], 0
     for place, (label, children) in enumerate(tree):
+        chain = chain + 1 if children == 1 else 0
+        if chain > CHAIN:
+            raise BracketError(f"more than {CHAIN} brackets, each the only child of the one above")
         if children is None:
             if tree[place - 1].children != 1:  # it is then no parent of this word alone
-                raise BracketError(f"{label!r} has no tag of its own")
+                raise BracketError(f"{kit.shown(label)} has no tag of its own")
             words.append(label)
         elif children == 0:
-            raise BracketError(f"{label!r} has neither a word nor a child")
+            raise BracketError(f"{kit.shown(label)} has neither a word nor a child")
         elif tree[place + 1].children is None:
             tags.append(label)
             nodes.append(Node(WORD, None))

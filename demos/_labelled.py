@@ -5,9 +5,10 @@
     a sentiment treebank              (3 (2 It) (4 works))                the root's label, 3
     sentence polarity                 rt-polarity.pos and rt-polarity.neg, texts alone
 
-A folder is read whole.  If names of files in it say train and test, and perhaps dev, that is how
-they are split.  All else is split by the hash of a text, every tenth to test on, and so is a tenth
-from the training files where no file is for dev; so the same text is never on both sides.
+A folder is read whole.  If the names of its files say train and test, and perhaps dev, each as a
+word of its own (train.txt, trec-test.tsv), that is how they are split; then all names must.  All
+else is split by the hash of a text, every tenth to test on, and so is a tenth from the training
+files where no file is for dev; so the same text is never on both sides.
 """
 
 import codecs
@@ -22,7 +23,7 @@ SUFFIXES = {".txt", ".tsv", ".pos", ".neg"}
 POLARITY = {".pos", ".neg"}  # what is in such a file has no other label than its name
 TREC = re.compile(r"([A-Z]+):\w+ (.*)")
 DEV, TEST = 0, 1  # of ten
-EXPECTED = "expected LABEL<TAB>text, or as in TREC LABEL:fine text, or a tree (3 (2 It) (4 works))"
+EXPECTED = "LABEL<TAB>text, or as in TREC LABEL:fine text, or a tree (3 (2 It) (4 works))"
 
 
 class Labelled(NamedTuple):
@@ -42,28 +43,40 @@ class Sets(NamedTuple):
 
 def read_sets(path):
     """The texts of a file or a folder, as `Sets`; DataError if they cannot be used."""
-    texts = {file.name: read_file(file) for file in files_of(path)}
-    parts = {
-        part: [text for name, some in texts.items() if part in name for text in some]
-        for part in Sets._fields
-    }
-    if parts["train"] and parts["test"]:
-        if not parts["dev"]:
-            parts["dev"] = [x for x in parts["train"] if tenth(x) == DEV]
-            parts["train"] = [x for x in parts["train"] if tenth(x) != DEV]
-        sets = Sets(**parts)
+    files = files_of(path)
+    said = [kit.part_in(file.name, Sets._fields) for file in files] if path.is_dir() else [None]
+    if {"train", "test"} <= set(said) and None not in said:
+        sets = Sets([], [], [])
+        for file, part in zip(files, said, strict=True):
+            getattr(sets, part).extend(read_file(file))
+        if not sets.dev:
+            rest = [x for x in sets.train if tenth(x) != DEV]
+            sets = sets._replace(train=rest, dev=[x for x in sets.train if tenth(x) == DEV])
+    elif any(said):
+        names = kit.shown(", ".join(file.name for file in files), 200)
+        raise kit.DataError(
+            f"{path}: files {names}; expected: train, test, or dev in the name of every file, such"
+            " as x-train.txt, and one of train and of test at least; or in no name"
+        )
     else:
-        everything = [text for some in texts.values() for text in some]
+        everything = [text for file in files for text in read_file(file)]
         sets = Sets(
             [x for x in everything if tenth(x) not in (DEV, TEST)],
             [x for x in everything if tenth(x) == DEV],
             [x for x in everything if tenth(x) == TEST],
         )
-    if len({text.label for text in sets.train}) < 2 or not sets.dev or not sets.test:
+    labels = {text.label for text in sets.train}
+    if len(labels) < 2 or not sets.dev or not sets.test:
         raise kit.DataError(
             f"{path}: {len(sets.train)} texts to train on, {len(sets.dev)} and {len(sets.test)} to"
-            " test on; expected at least two labels and some texts for each: give more, or a folder"
+            " test on; expected: at least two labels and some texts for each; give more"
         )
+    for text in [*sets.dev, *sets.test]:
+        if text.label not in labels:
+            raise kit.DataError(
+                f"{path}: no text to train on has the label {kit.shown(text.label)}, of which there"
+                " are some to test on; expected: the same labels in both; give more texts of it"
+            )
     return sets
 
 
@@ -73,7 +86,10 @@ def files_of(path):
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix in SUFFIXES)
     if not files:
-        raise kit.DataError(f"{path} has no files of texts: expected {', '.join(sorted(SUFFIXES))}")
+        raise kit.DataError(
+            f"{path} has no files of texts; expected: names that end in"
+            f" {', '.join(sorted(SUFFIXES))}; rename them, or name one file by --data"
+        )
     return files
 
 
@@ -84,11 +100,11 @@ def tenth(text):
 
 def read_file(file):
     """The texts of one file; its first line says what it is."""
-    raw = file.read_bytes().removeprefix(codecs.BOM_UTF8)
-    first = raw.lstrip().partition(b"\n")[0].decode("latin-1")
+    raw = kit.read_bytes(file)
+    first = raw.removeprefix(codecs.BOM_UTF8).lstrip().partition(b"\n")[0].decode("latin-1")
     if TREC.match(first) and "\t" not in first:
-        return labelled_lines(raw.decode("latin-1"), file.name, trec)
-    text = kit.read_text(file)
+        return labelled_lines(kit.decoded(raw, file, "latin-1"), file.name, trec)
+    text = kit.decoded(raw, file)
     if first.startswith("("):
         return [
             Labelled(tree.label, tuple(words_of(tree.postfix)))
@@ -107,7 +123,9 @@ def labelled_lines(text, name, parse):
             continue
         label, words = parse(line) or ("", "")
         if not label.strip() or not words.split():
-            raise kit.DataError(f"{name}, line {number}: {line[:40]!r}; {EXPECTED}")
+            raise kit.DataError(
+                f"{name}, line {number}: {kit.shown(line)}; expected: {EXPECTED}; mend it"
+            )
         found.append(Labelled(label.strip(), tuple(words.split())))
     return found
 

@@ -9,7 +9,7 @@ the source, so it can judge any other translation, too.
 
 import ast
 import collections
-import hashlib
+import io
 import keyword
 import re
 import sysconfig
@@ -55,8 +55,10 @@ def read_pairs(path, longest, modules=SELECTION):
     names = modules if path is None else [""]
     files = [file for name in names for file in _trees.python_files(root / name)]
     if not files:
-        raise kit.DataError(f"{root}: no Python sources; expected: a folder of .py files")
-    files.sort(key=lambda file: hashlib.sha256(file.relative_to(root).as_posix().encode()).digest())
+        raise kit.DataError(
+            f"{root}: no Python sources; expected: a folder of .py files; name another by --data"
+        )
+    files.sort(key=lambda file: kit.digest(file.relative_to(root).as_posix()))
     train = pairs_in([file for i, file in enumerate(files) if i % 5], longest)
     test = pairs_in(files[::5], longest)
     count = collections.Counter(word for p in train.values() for word in {*p.source, *p.target})
@@ -98,8 +100,9 @@ def all_modules():
 
 def source_lines(file):
     """The lines of a file as UTF-8, in which a syntax tree counts columns."""
-    with tokenize.open(file) as opened:
-        return opened.read().encode().split(b"\n")
+    source = _trees.source_of(file)
+    encoding, _ = tokenize.detect_encoding(io.BytesIO(source).readline)
+    return source.decode(encoding).encode(errors="surrogatepass").split(b"\n")
 
 
 def text_of(node, lines, room):
@@ -132,7 +135,7 @@ def target_of(source):
     """The tree of these tokens in brackets; () if they are no expression, or one left out."""
     try:
         tree = ast.parse(" ".join(source).replace('"', '""'), mode="eval").body
-    except SyntaxError:
+    except _trees.UNREADABLE:
         return ()  # a part that is none by itself: the 1:2 in x[1:2]
     return () if any(isinstance(node, LEFT_OUT) for node in ast.walk(tree)) else linearised(tree)
 

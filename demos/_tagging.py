@@ -8,7 +8,6 @@ logical line of the program, and its words are tokens: every number is 0, every 
 
 import ast
 import collections
-import hashlib
 import io
 import keyword
 import re
@@ -20,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from demos import _kit as kit
-from demos._trees import STDLIB, python_files, syntax_tree
+from demos._trees import STDLIB, python_files, source_of, syntax_tree
 
 HIDE = 1.0  # a word seen n times is hidden with probability HIDE / (HIDE + n)
 LETTERS = 24  # of a word that are read, the last ones
@@ -49,7 +48,9 @@ def read_lines(path, modules=STDLIB):
         root = Path(sysconfig.get_path("stdlib"))
         files = [file for name in modules for file in python_files(root / name)]
         if not files:
-            raise kit.DataError(f"no Python sources in {root}: give your own by --data")
+            raise kit.DataError(
+                f"{root}: no Python sources; expected: the standard library; give --data"
+            )
     elif path.is_dir():
         root, files = path, sorted(path.rglob("*.conllu")) or python_files(path)
     else:
@@ -58,8 +59,11 @@ def read_lines(path, modules=STDLIB):
     for file in files:
         name = file.relative_to(root).as_posix()
         lines += program(file, name) if file.suffix == ".py" else conllu(kit.read_text(file), name)
-    if not any(line.tags != (None,) * len(line.tags) for line in lines):
-        raise kit.DataError(f"no tagged words in {path}")
+    if not any(any(line.tags) for line in lines):
+        raise kit.DataError(
+            f"{path}: no tagged words; expected: .py files, or .conllu files with tags in column 4;"
+            " name another by --data"
+        )
     return lines
 
 
@@ -72,18 +76,23 @@ def program(file, name):
     if not found:  # or no Python at all, which `syntax_tree` has said
         return []
     lines, words, tags = [], [], []
-    for token in tokenize.tokenize(io.BytesIO(file.read_bytes()).readline):
+    for token in tokenize.tokenize(io.BytesIO(source_of(file)).readline):
         if token.type in CUT:
             if any(tags) and len(words) <= LONGEST:
                 lines.append(Line(tuple(words), tuple(tags), name))
             words, tags = [], []
         elif token.type not in SILENT:
-            row, column = token.start
-            place = row, len(token.line[:column].encode())  # a syntax tree counts bytes
             named = token.type == tokenize.NAME and not keyword.iskeyword(token.string)
             words.append(word(token))
-            tags.append(found.get(place) if named else None)
+            # The place takes time that grows with the line; a line that is left out needs none.
+            tags.append(found.get(place(token)) if named and len(words) <= LONGEST else None)
     return lines
+
+
+def place(token):
+    """The line and the column of a token; a syntax tree counts bytes."""
+    row, column = token.start
+    return row, len(token.line[:column].encode())
 
 
 def word(token):
@@ -138,22 +147,28 @@ def conllu(text, name):
             continue
         columns = row.split("\t")
         if len(columns) != 10:
-            raise kit.DataError(
-                f"{name}, line {number}: {len(columns)} columns, not 10 with tabs between them"
-            )
+            raise not_conllu(f"{len(columns)} columns, not 10 with tabs between them", number, name)
         if WORD_ID.fullmatch(columns[0]):
             if columns[0] != str(len(words) + 1):
-                raise kit.DataError(
-                    f"{name}, line {number}: word {columns[0]} where {len(words) + 1} comes next;"
-                    " between sentences there should be an empty line"
+                raise not_conllu(
+                    f"word {kit.shown(columns[0])} where {len(words) + 1} comes next; between"
+                    " sentences there should be an empty line",
+                    number,
+                    name,
                 )
+            if not columns[1] or not columns[3]:
+                raise not_conllu("a word without a form or without a tag, not even _", number, name)
             words.append(columns[1])
             tags.append(None if columns[3] == "_" else columns[3])
         elif not OTHER_ID.fullmatch(columns[0]):
-            raise kit.DataError(
-                f"{name}, line {number}: {columns[0]!r} is no id of a word, such as 1, 1-2 or 1.1"
-            )
+            what = f"{kit.shown(columns[0])} is no id of a word, such as 1, 1-2 or 1.1"
+            raise not_conllu(what, number, name)
     return lines
+
+
+def not_conllu(what, number, name):
+    """The DataError that says what is wrong in a line of a file."""
+    return kit.DataError(f"{name}, line {number}: {what}; expected: CoNLL-U; mend or leave it out")
 
 
 # ---- parts to train on and to test on ----
@@ -166,16 +181,20 @@ def split(lines, parts=("train", "dev", "test")):
     order of hashes, is in the last part, the next of each in the part before, and so on; a lone
     file is cut into single lines.  DataError if the names say a part and leave out another.
     """
-    named = [[line for line in lines if part in line.source] for part in parts]
     sources = {line.source for line in lines}
-    if len(sources) > 1 and any(named) and all(one.endswith(".conllu") for one in sources):
+    said = {source: kit.part_in(Path(source).stem, parts) for source in sources}
+    if len(sources) > 1 and any(said.values()) and all(one.endswith(".conllu") for one in sources):
+        named = [[line for line in lines if said[line.source] == part] for part in parts]
         for part, own in zip(parts, named, strict=True):
             if not own:
-                found = ", ".join(sorted(sources))
-                raise kit.DataError(f"no file with {part!r} in its name, only {found}")
+                found = kit.shown(", ".join(sorted(sources)), 200)
+                raise kit.DataError(
+                    f"no file for {part!r}, only {found}; expected: one for each of"
+                    f" {', '.join(parts)}, such as x-{part}.conllu"
+                )
         return named
     keys = [line.source if len(sources) > 1 else " ".join(line.words) for line in lines]
-    by_hash = sorted(set(keys), key=lambda key: hashlib.sha256(key.encode()).digest())
+    by_hash = sorted(set(keys), key=kit.digest)
     part_of = dict.fromkeys(by_hash, 0)
     for place in range(1, len(parts)):
         part_of |= dict.fromkeys(by_hash[place - 1 :: 10], len(parts) - place)
@@ -236,7 +255,10 @@ def tag_numbers(lines, most):
     """{tag: number}: 0 and up to `most` spellings of words that have no tag, then all tags."""
     tags = sorted({tag for line in lines for tag in line.tags} - {None})
     if len(tags) < 2:
-        raise kit.DataError(f"nothing to learn: no tags but {', '.join(tags)}")
+        raise kit.DataError(
+            f"{lines[0].source}: no tags but {kit.shown(', '.join(tags))}; expected: two or more to"
+            " train on; give more text"
+        )
     untagged = [[label for label, counts in labels(line) if not counts] for line in lines]
     words = kit.vocabulary(untagged, (kit.UNKNOWN,), most=most).words
     return kit.Vocabulary([*words, *tags]).ids

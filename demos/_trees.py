@@ -10,7 +10,6 @@ Every item of the list is a node: a word a leaf, a REDUCE the node above two oth
 """
 
 import ast
-import hashlib
 import re
 import sys
 import sysconfig
@@ -32,6 +31,7 @@ STDLIB = """
     pydoc.py shutil.py smtplib.py ssl.py subprocess.py tarfile.py threading.py traceback.py
     typing.py zipfile.py
 """.split()  # enough for the demo; parsing the whole library takes several seconds
+UNREADABLE = (SyntaxError, ValueError, LookupError, RecursionError, MemoryError)  # of a parser
 ROLES = {
     ast.Assign: ("ASSIGN", "value"),
     ast.AnnAssign: ("ASSIGN", "value"),
@@ -75,7 +75,10 @@ def read_trees(path):
     else:
         trees = bracketed(kit.read_text(path), path.name)
     if not trees:
-        raise kit.DataError(f"no trees in {path}")
+        raise kit.DataError(
+            f"{path}: no trees; expected: a folder of .py files, one .py file, or a file of trees"
+            " such as (3 (2 It) (4 works)); name another by --data"
+        )
     return trees
 
 
@@ -95,7 +98,7 @@ def python_files(path):
     """The .py files below a folder but those of tests, or the one file that `path` is."""
     if path.is_file():
         return [path]
-    found = sorted(path.rglob("*.py"))
+    found = sorted(file for file in path.rglob("*.py") if file.is_file())
     return [file for file in found if not {"test", "tests"} & set(file.relative_to(path).parts)]
 
 
@@ -118,10 +121,15 @@ def syntax_tree(file):
     """The syntax tree of a file; an empty one, and a line on stderr, if Python cannot parse it."""
     try:
         with warnings.catch_warnings(action="ignore"):  # of the file's own strange escapes
-            return ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            return ast.parse(source_of(file))
+    except UNREADABLE as error:
         print(f"skipped {file}: {str(error) or type(error).__name__}", file=sys.stderr)
         return ast.Module([], [])
+
+
+def source_of(file):
+    """The bytes of a Python file, in which every line ends with a line feed, as the parser sees."""
+    return kit.read_bytes(file).replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
 def postfix(expression):
@@ -164,23 +172,24 @@ def bracketed(text, name):
     open_ = []  # [label, children so far] of each node that is not complete
     # ASCII, for a word may hold another kind of space: "8 1/2" with a no-break space is one.
     for token in re.finditer(r"\(\s*(?P<label>[^\s()]*)|\)|[^\s()]+", text, re.ASCII):
-        where = f"{name}, tree {len(trees) + 1}"
+        if not open_:
+            begun = token.start()
         if token["label"] is not None:
             open_.append([token["label"], 0])
             continue
         if not open_:
-            raise kit.DataError(f"{where}: {token[0]!r} stands outside every tree")
+            raise no_tree(f"{kit.shown(token[0])} stands outside every tree", text, begun, name)
         if token[0] != ")":
             items.append(token[0])
             labels.append(None)
         else:
             label, children = open_.pop()
             if children == 0:
-                raise kit.DataError(f"{where}: a node without a word or a child")
+                raise no_tree("a node without a word or a child", text, token.start(), name)
             labels[-1] = label
         # Here a child is complete, be it a word or a subtree.
         if not open_:
-            trees.append(Tree(labels, items, where))
+            trees.append(Tree(labels, items, f"{name}, tree {len(trees) + 1}"))
             items, labels = [], []
             continue
         open_[-1][1] += 1
@@ -188,8 +197,16 @@ def bracketed(text, name):
             items.append(REDUCE)
             labels.append(None)
     if open_:
-        raise kit.DataError(f"{where}: the text ends inside it")
+        raise no_tree("a tree begins that does not end", text, begun, name)
     return trees
+
+
+def no_tree(what, text, place, name):
+    """The DataError that says what is wrong at a place in the text of a file."""
+    line = text.count("\n", 0, place) + 1
+    return kit.DataError(
+        f"{name}, line {line}: {what}; expected: trees such as (3 (2 It) (4 works)); mend it"
+    )
 
 
 # ---- what a postfix list says ----
@@ -266,7 +283,7 @@ def branching(words, shape, rng=None):
 def split(trees):
     """The trees of four in five sources, and those of every fifth, in order of hashes."""
     sources = {tree.source for tree in trees}
-    sources = sorted(sources, key=lambda source: hashlib.sha256(source.encode()).digest())
+    sources = sorted(sources, key=kit.digest)
     apart = set(sources[::5])
     return (
         [tree for tree in trees if tree.source not in apart],

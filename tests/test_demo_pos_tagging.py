@@ -102,9 +102,9 @@ def test_a_run_goes_on_and_begins_from_weights(tmp_path):
     [
         ({}, "no tagged words"),
         ({"x-train.conllu": conllu(lines()), "x-test.conllu": conllu(lines())}, "'dev'"),
-        ({"a.conllu": conllu(lines(["a/X b/X", "c/X", "d/X"]))}, "no tags but X"),
+        ({"a.conllu": conllu(lines(["a/X b/X", "c/X", "d/X"]))}, "no tags but 'X'"),
         ({"a.conllu": "1\tI\ti\tPRON\n"}, "a.conllu, line 1: 4 columns, not 10"),
-        ({"a.conllu": conllu(lines()).replace("\n\n", "\n")}, "word 1 where 7 comes next"),
+        ({"a.conllu": conllu(lines()).replace("\n\n", "\n")}, "word '1' where 7 comes next"),
         ({"a.conllu": conllu(lines()).replace("6.1", "6.b")}, "'6.b' is no id of a word"),
     ],
 )

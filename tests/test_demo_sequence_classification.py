@@ -80,15 +80,15 @@ def test_the_test_part_has_no_part_in_any_choice(tmp_path):
     [
         ("absent.txt", None, "absent.txt"),
         ("empty.txt", b"", "is empty"),
-        ("latin.tsv", b"a\t\xff\n", "not UTF-8"),
+        ("latin.tsv", b"a\t\xff\n", "latin.tsv, line 1: byte 0xff is no UTF-8"),
         ("plain.txt", b"Who was Galileo ?\n", "plain.txt, line 1: 'Who was Galileo ?'; expected"),
         ("half.tsv", b"a\tb c\n\nno tab\n", "half.tsv, line 3: 'no tab'; expected"),
         ("blank.tsv", b"a\tb c\n \tb\n", "blank.tsv, line 2"),
         ("silent.tsv", b"a\tb c\nd\t \n", "silent.tsv, line 2"),
         ("trec.txt", b"HUM:desc Who ?\nHUM Who ?\n", "trec.txt, line 2: 'HUM Who ?'; expected"),
-        ("trees.txt", b"(3 (2 It) (4 works)\n", "tree 1"),
-        ("one.tsv", b"a\tb c\n" * 50, "expected at least two labels"),
-        ("alone.pos", b"a fine film\n", "expected at least two labels"),
+        ("trees.txt", b"(3 (2 It) (4 works)\n", "trees.txt, line 1: a tree begins"),
+        ("one.tsv", b"a\tb c\n" * 50, "expected: at least two labels"),
+        ("alone.pos", b"a fine film\n", "expected: at least two labels"),
     ],
 )
 def test_data_that_cannot_be_used_gets_one_line(name, content, says, tmp_path, capsys):
