@@ -1,5 +1,6 @@
 """How hard hypothesis tries, and what every test starts from and must leave behind."""
 
+import contextlib
 import gc
 import os
 
@@ -20,17 +21,29 @@ settings.load_profile(
 
 
 @pytest.fixture(autouse=True)
-def clean_slate():
-    """The same random numbers for every test; recording on, and only our operations, after it."""
+def clean_slate(request):
+    """The same random numbers for every test; recording on, and only our operations, after it.
+
+    Every array that a graph keeps is watched, and every NaN is an error, but in tests that say
+    otherwise: ``nonfinite``, which make NaN on purpose, and ``unwatched``, which count what is kept.
+    """
     tg.manual_seed(0)
     operations = dict(engine.OPERATIONS)
-    yield
+    with detect_anomaly(request):
+        yield
     engine.OPERATIONS.clear()
     engine.OPERATIONS.update(operations)
     recording = (tg.tensor(1.0, requires_grad=True) * 2).requires_grad
     if not recording:
         engine._pauses.set(0)  # so that only the guilty test fails
     assert recording, "this test left recording off"
+
+
+def detect_anomaly(request):
+    """The context for one test."""
+    if request.node.get_closest_marker("unwatched"):
+        return contextlib.nullcontext()
+    return tg.detect_anomaly(nan=request.node.get_closest_marker("nonfinite") is None)
 
 
 @pytest.fixture

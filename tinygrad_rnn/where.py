@@ -23,17 +23,21 @@ class Place:
     """A place in the user's program: ``line`` is file and line; ``scopes`` go outside in.
 
     A scope is a Module, weakly, or ``(structure, group, name of the cell)`` of a fold, or a text.
+    ``calls`` are the calls from the user's line inwards: equal for the same step of a loop alone.
     """
 
-    __slots__ = ("function", "line", "scopes")
+    __slots__ = ("calls", "function", "line", "scopes")
 
     def __init__(self) -> None:
         frame: FrameType | None = sys._getframe(1)
         self.line, self.function = "", ""
         self.scopes: list[Any] = []
+        self.calls: list[Any] = []
         while frame is not None:
             module = frame.f_globals.get("__name__", "")
-            if module.startswith(_OURS) and module.split(".", 1)[0] == _OURS:
+            if not self.line:
+                self.calls.append((frame.f_code, frame.f_lasti))
+            if module.split(".", 1)[0] == _OURS:
                 scope = _SCOPES.get(frame.f_code.co_qualname)
                 if scope is not None:
                     self.scopes[:0] = scope(frame.f_locals)
@@ -54,7 +58,7 @@ class Place:
                 module = scope()
                 if module is None or module is outer:
                     continue
-                name = outer.name_of(module) if outer is not None else None
+                name: str | None = outer.name_of(module) if outer is not None else None
                 path = f"{path}.{name}" if name else type(module).__name__
                 outer = module
             else:

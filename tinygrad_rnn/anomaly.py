@@ -1,0 +1,220 @@
+"""Silent faults made loud: NaN, and arrays that were written to while a graph still needed them.
+
+    with detect_anomaly():
+        loss = model(x)
+        loss.backward()
+
+What is kept for the backward pass is kept by reference, so a write to it in between makes a wrong
+gradient; and a NaN is met long after the operation that made it.  Here each recorded call writes
+down where in the program it was and a checksum of every array that it keeps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ContextDecorator
+from typing import Any, Self
+
+import numpy as np
+
+from .backend import backend_of
+from .engine import OBSERVER, Node, Operation
+from .errors import NonFiniteError, TinygradRNNError, ValueChangedError, described
+from .where import Place
+
+__all__ = ["detect_anomaly"]
+
+
+class detect_anomaly(ContextDecorator):
+    """A context, and a decorator, in which recorded calls and backward passes are checked.
+
+    Raises NonFiniteError for the first operation whose result, or whose cotangent, has NaN (with
+    ``nan``) or an infinity (with ``inf``), and ValueChangedError in the backward pass for an array
+    that was written to since an operation read it.  Both tell the operation, shapes and ranges of
+    what it read, and the line, the path of modules and the time step or node of the forward call.
+
+    It holds for this thread alone.  Backward passes should be inside, too; of calls that were
+    recorded before, only what they send back is checked.  It costs several times the time of small
+    operations: for debugging and for tests.
+    """
+
+    def __init__(self, nan: bool = True, inf: bool = False) -> None:
+        self.detector = Detector(nan, inf)
+        self.before: list[Any] = []
+
+    def __enter__(self) -> Self:
+        self.before.append(OBSERVER.get())
+        OBSERVER.set(self.detector)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        OBSERVER.set(self.before.pop())
+
+
+class Origin:
+    """What is written down of a call: its place, and for each edge the checksums of its values."""
+
+    __slots__ = ("checksums", "place")
+
+    def __init__(self, node: Node) -> None:
+        self.place = Place()
+        self.checksums = [checksum(values) for _, _, values in node.edges]
+
+
+class Detector:
+    """The observer: it is told of each recorded call, and looks on at each cotangent's arrival."""
+
+    def __init__(self, nan: bool, inf: bool) -> None:
+        self.nan, self.inf = nan, inf
+
+    def recorded(self, node: Node, operation: Operation, values: Any, y: Any) -> None:
+        """Write down the call, and raise if ``y``, its result or results, is not what it should."""
+        node.origin = Origin(node)
+        *arguments, _ = values
+        if any(y is x for x in arguments):
+            return  # rows filled in place: the new ones have been looked at
+        for part in y if isinstance(y, tuple) else (y,):
+            if self.is_wrong(part):
+                raise self.found_forward(node, operation, arguments, part)
+
+    def watching(self, arrive: Callable[[Node, Any, Node], None]) -> Callable[..., None]:
+        """``arrive``, which adds ``g`` to the cotangent of a node, with a look at ``g`` before."""
+        compared = None
+
+        def watched(node: Node, g: Any, source: Node) -> None:
+            nonlocal compared
+            if source is not compared and source.origin is not None:
+                expect_unchanged(source)
+                compared = source
+            if self.is_wrong(g):
+                raise self.found_backward(node, g, source)
+            arrive(node, g, source)
+
+        return watched
+
+    def is_wrong(self, x: Any) -> bool:
+        """Whether NaN, or an infinity, is in ``x``, if it is an array or a Tensor."""
+        x = getattr(x, "array", x)
+        if not hasattr(x, "__array_namespace__") or x.dtype.kind not in "fc":
+            return False
+        return bool(self.nan and np.isnan(x).any()) or bool(self.inf and np.isinf(x).any())
+
+    def found_forward(
+        self, node: Node, operation: Operation, arguments: list[Any], y: Any
+    ) -> NonFiniteError:
+        names = operation.parameters[: operation.arity]
+        names += [f"{operation.parameters[-1]}[{i}]" for i in range(len(arguments) - len(names))]
+        earlier = [name for name, x in zip(names, arguments, strict=True) if self.is_wrong(x)]
+        hint = (
+            f"{earlier[0]} had them before: it comes from data, or from what is not recorded"
+            if earlier
+            else "log and sqrt below 0, 0 / 0, 0 * inf, inf - inf make NaN; x / 0, exp and log 0"
+            " infinities"
+        )
+        read = dict(zip(names, arguments, strict=True))
+        return told(
+            NonFiniteError(
+                "\n".join(
+                    [f"{operation.name}: its result is {with_range(y)}"]
+                    + [f"  {name}: {with_range(x)}" for name, x in read.items()]
+                    + [f"  hint: {hint}"]
+                )
+            ),
+            node,
+        )
+
+    def found_backward(self, node: Node, g: Any, source: Node) -> NonFiniteError:
+        if source is node:
+            return NonFiniteError(
+                f"backward: the gradient that it was given is {with_range(g)}\n"
+                "  hint: the loss itself is not finite, or gradient= is not"
+            )
+        lines = [f"backward: what {source.name} sends back is {with_range(g)}"]
+        for parent, rule, values in source.edges:
+            if parent is node or (isinstance(parent, tuple) and node in parent):
+                code = rule.vjp.__code__
+                names = code.co_varnames[1 : code.co_argcount]
+                lines += [f"  {k}: {with_range(x)}" for k, x in zip(names, values, strict=True)]
+        hint = "slopes are infinite at the root or log of 0, and 0 * inf is NaN; keep away from 0"
+        return told(NonFiniteError("\n".join([*lines, f"  hint: {hint}"])), source, backward=True)
+
+
+def expect_unchanged(node: Node) -> None:
+    """Raise ValueChangedError if an array that ``node`` keeps is not what it was."""
+    for (_, rule, values), before in zip(node.edges, node.origin.checksums, strict=True):
+        now = checksum(values)
+        if now == before:
+            continue
+        code = rule.vjp.__code__
+        names = code.co_varnames[1 : code.co_argcount]
+        name, value = next(
+            (name, value)
+            for name, value, a, b in zip(names, values, now, before, strict=True)
+            if a != b
+        )
+        error = ValueChangedError(
+            f"backward: {node.name} read {name}, {described(value)}, which has been written to"
+            " since\n"
+            "  expected: the values that the forward pass read\n"
+            "  hint: write to a copy, or after backward(); x = x + 1 makes a new array where x += 1"
+            " or x[i] = 1\n  writes to the old one"
+        )
+        raise told(error, node, backward=True)
+
+
+def told(error: Any, node: Node, backward: bool = False) -> Any:
+    """``error`` with the place of the call that ``node`` recorded."""
+    back = [line.replace("  at:", "  backward at:") for line in error.place[:1]] if backward else []
+    if node.origin is None:
+        error.place = ["  at: a line outside of detect_anomaly", *back]
+        return error
+    passes = pass_of(node)
+    times = [f"  pass: {passes}, counted along the way from the inputs"] if passes > 1 else []
+    error.place = [*node.origin.place.lines(), *times, *back]
+    return error
+
+
+def pass_of(node: Node) -> int:
+    """How many calls from the very place of ``node`` are on the longest way to it: its time step.
+
+    That of a loop in the user's program, counted from 1; of a recursion, the height.
+    """
+    seen, left = {node}, [node]
+    while left:
+        for parent in left.pop().parents():
+            if parent not in seen:
+                seen.add(parent)
+                left.append(parent)
+    passes: dict[Node, int] = {}
+    here = node.origin.place
+    for one in sorted(seen, key=lambda one: one.birth):
+        before = max((passes[parent] for parent in one.parents()), default=0)
+        passes[one] = before + (one.origin is not None and one.origin.place.calls == here.calls)
+    return passes[node]
+
+
+def checksum(value: Any) -> Any:
+    """A number that changes with the entries of an array; for a tuple one of each; else None."""
+    from zlib import crc32
+
+    if isinstance(value, (tuple, list)):
+        return tuple(map(checksum, value))
+    if not hasattr(value, "__array_namespace__"):
+        return None
+    x = backend_of(value).to_host(value)
+    x = x[tuple([slice(None) if step else slice(1) for step in x.strides])]  # broadcast: once
+    return crc32((x.T if x.flags.f_contiguous else np.ascontiguousarray(x)).data)
+
+
+def with_range(x: Any) -> str:
+    """``float32 (3, 4), from -1.5 to 2.0, 2 of 12 entries NaN``."""
+    x = getattr(x, "array", x)
+    if not hasattr(x, "__array_namespace__") or x.dtype.kind not in "fc" or not x.size:
+        return described(x)
+    finite = x[np.isfinite(x)]
+    parts = [described(x)]
+    if finite.size and x.dtype.kind == "f":
+        parts.append(f"from {float(finite.min()):.4g} to {float(finite.max()):.4g}")
+    counts = {"NaN": np.isnan(x).sum(), "infinite": np.isinf(x).sum()}
+    parts += [f"{int(n)} of {x.size} entries {what}" for what, n in counts.items() if n]
+    return ", ".join(parts)
