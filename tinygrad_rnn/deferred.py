@@ -23,6 +23,7 @@ from weakref import ref
 import numpy as np
 
 from . import linear
+from .backend import is_array
 from .engine import TensorCore, is_recording, recording
 from .errors import DeferredError, DtypeError, ShapeError, TinygradRNNError, described
 from .fold import name_of
@@ -159,7 +160,13 @@ class _Here(local):
 
     def __init__(self) -> None:
         self.waiting: list[Any] = []
+        self.many = 100  # so many are looked through for those that have been dropped
         self.running = False
+
+    def forget_dropped(self) -> None:
+        """Let the calls go that nobody can ask for, so that those never run do not add up."""
+        self.waiting = [one for one in self.waiting if one() is not None]
+        self.many = 100 + 2 * len(self.waiting)
 
 
 _here = _Here()
@@ -193,6 +200,8 @@ def deferred(cell: Callable[..., Any]) -> Callable[..., Any]:
             args = _kept(args)
         handle = Call(cell, args, sys._getframe(1))
         _here.waiting.append(ref(handle))
+        if len(_here.waiting) > _here.many:
+            _here.forget_dropped()
         return handle
 
     return update_wrapper(call, cell, updated=())
@@ -320,7 +329,7 @@ def _likeness(arg: Any) -> Any:
 
 
 def _is_array(arg: Any) -> bool:
-    return isinstance(arg, (TensorCore, np.ndarray)) or hasattr(arg, "__cuda_array_interface__")
+    return isinstance(arg, TensorCore) or is_array(arg)
 
 
 def _is_number(arg: Any) -> bool:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import local
+from typing import Any
 
 import numpy as np
 
 from .errors import DeferredError
 
-__all__ = ["default_rng", "drawing_refused", "manual_seed"]
+__all__ = ["default_rng", "drawing_again", "drawing_refused", "manual_seed"]
 
 _generator = np.random.default_rng()
 
 
 class _Here(local):
     reason = ""  # why this thread must not draw now
+    generator: np.random.Generator | None = None  # what it draws from in place of the common one
 
 
 _here = _Here()
@@ -36,7 +38,22 @@ def default_rng() -> np.random.Generator:
             f"random numbers are drawn, but {_here.reason}\n"
             "  hint: draw outside and pass what was drawn, a dropout mask say, as an argument"
         )
-    return _generator
+    return _here.generator or _generator
+
+
+@contextmanager
+def drawing_again(state: Mapping[str, Any]) -> Iterator[None]:
+    """A context in which this thread's default generator draws as from ``state``, once more.
+
+    The generator that all threads share is left alone: others may be drawing from it.
+    """
+    bits = type(_generator.bit_generator)()
+    bits.state = state
+    before, _here.generator = _here.generator, np.random.Generator(bits)
+    try:
+        yield
+    finally:
+        _here.generator = before
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 
 from .engine import Node, Rule, TensorCore, is_recording, outlet, recording
 from .errors import NotTrackedError
-from .random import default_rng
+from .random import default_rng, drawing_again
 from .sweep import sweep
 from .through_time import mapped
 
@@ -49,24 +49,24 @@ def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
 
 
 class Call:
-    """A call that can be made again: the function, its arguments, the state of the generators.
+    """A call that can be made again: the function, its arguments, the states of the generators.
 
     ``outer`` are the nodes outside that its results were computed from, those of arguments and of
     what the function closes over alike; ``arrays`` are its results.
     """
 
-    __slots__ = ("args", "arrays", "function", "outer", "states")
+    __slots__ = ("args", "arrays", "default_state", "function", "outer", "states")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.function, self.args = function, args
+        self.default_state = default_rng().bit_generator.state
         self.states = [bits.state for bits in self.generators()]
         self.outer: list[Node] = []
         self.arrays: tuple[Any, ...] = ()
 
     def generators(self) -> list[Any]:
-        """The bit generators that the call may draw from."""
-        passed = [x for x in self.args if isinstance(x, np.random.Generator)]
-        return [rng.bit_generator for rng in [default_rng(), *passed]]
+        """The bit generators among the arguments."""
+        return [x.bit_generator for x in self.args if isinstance(x, np.random.Generator)]
 
     def run(self) -> tuple[Any, set[Node], list[Node]]:
         """The result, the nodes made inside on the way to it, and those that it met outside."""
@@ -94,7 +94,8 @@ class Call:
             node: Node("checkpoint", [(node, _SAME, ())], node.shape, node.dtype)
             for node in self.outer
         }
-        with recording(True), replayed(self.generators(), self.states):
+        draws = replayed(self.generators(), self.states)
+        with recording(True), drawing_again(self.default_state), draws:
             y, inner, outer = self.run()
         results = tensors_in(y)
         if set(outer) != set(self.outer) or not alike([x.array for x in results], self.arrays):
