@@ -17,9 +17,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from .backend import backend_of
-from .engine import OBSERVER, Node, Operation
-from .errors import NonFiniteError, TinygradRNNError, ValueChangedError, described
+from .backend import backend_of, is_array
+from .engine import OBSERVER, Node, Operation, Rule
+from .errors import NonFiniteError, ValueChangedError, described
 from .where import Place
 
 __all__ = ["detect_anomaly"]
@@ -95,7 +95,7 @@ class Detector:
     def is_wrong(self, x: Any) -> bool:
         """Whether NaN, or an infinity, is in ``x``, if it is an array or a Tensor."""
         x = getattr(x, "array", x)
-        if not hasattr(x, "__array_namespace__") or x.dtype.kind not in "fc":
+        if not is_array(x) or x.dtype.kind not in "fc":
             return False
         return bool(self.nan and np.isnan(x).any()) or bool(self.inf and np.isinf(x).any())
 
@@ -104,24 +104,15 @@ class Detector:
     ) -> NonFiniteError:
         names = operation.parameters[: operation.arity]
         names += [f"{operation.parameters[-1]}[{i}]" for i in range(len(arguments) - len(names))]
-        earlier = [name for name, x in zip(names, arguments, strict=True) if self.is_wrong(x)]
-        hint = (
-            f"{earlier[0]} had them before: it comes from data, or from what is not recorded"
-            if earlier
-            else "log and sqrt below 0, 0 / 0, 0 * inf, inf - inf make NaN; x / 0, exp and log 0"
-            " infinities"
-        )
         read = dict(zip(names, arguments, strict=True))
-        return told(
-            NonFiniteError(
-                "\n".join(
-                    [f"{operation.name}: its result is {with_range(y)}"]
-                    + [f"  {name}: {with_range(x)}" for name, x in read.items()]
-                    + [f"  hint: {hint}"]
-                )
-            ),
-            node,
-        )
+        earlier = [name for name, x in read.items() if self.is_wrong(x)]
+        if earlier:
+            hint = f"{earlier[0]} had them before: it comes from data, or from what is not recorded"
+        else:
+            hint = "log or sqrt below 0, 0 / 0, 0 * inf and inf - inf make NaN, x / 0 infinities"
+        lines = [f"{operation.name}: its result is {with_range(y)}"]
+        lines += [f"  {name}: {with_range(x)}" for name, x in read.items()]
+        return told(NonFiniteError("\n".join([*lines, f"  hint: {hint}"])), node)
 
     def found_backward(self, node: Node, g: Any, source: Node) -> NonFiniteError:
         if source is node:
@@ -132,9 +123,8 @@ class Detector:
         lines = [f"backward: what {source.name} sends back is {with_range(g)}"]
         for parent, rule, values in source.edges:
             if parent is node or (isinstance(parent, tuple) and node in parent):
-                code = rule.vjp.__code__
-                names = code.co_varnames[1 : code.co_argcount]
-                lines += [f"  {k}: {with_range(x)}" for k, x in zip(names, values, strict=True)]
+                pairs = zip(names_read(rule), values, strict=True)
+                lines += [f"  {name}: {with_range(x)}" for name, x in pairs]
         hint = "slopes are infinite at the root or log of 0, and 0 * inf is NaN; keep away from 0"
         return told(NonFiniteError("\n".join([*lines, f"  hint: {hint}"])), source, backward=True)
 
@@ -145,13 +135,8 @@ def expect_unchanged(node: Node) -> None:
         now = checksum(values)
         if now == before:
             continue
-        code = rule.vjp.__code__
-        names = code.co_varnames[1 : code.co_argcount]
-        name, value = next(
-            (name, value)
-            for name, value, a, b in zip(names, values, now, before, strict=True)
-            if a != b
-        )
+        entries = zip(names_read(rule), values, now, before, strict=True)
+        name, value = next((name, value) for name, value, a, b in entries if a != b)
         error = ValueChangedError(
             f"backward: {node.name} read {name}, {described(value)}, which has been written to"
             " since\n"
@@ -160,6 +145,12 @@ def expect_unchanged(node: Node) -> None:
             " or x[i] = 1\n  writes to the old one"
         )
         raise told(error, node, backward=True)
+
+
+def names_read(rule: Rule) -> tuple[str, ...]:
+    """The names of the values that the VJP reads."""
+    code = rule.vjp.__code__
+    return code.co_varnames[1 : code.co_argcount]
 
 
 def told(error: Any, node: Node, backward: bool = False) -> Any:
@@ -199,7 +190,7 @@ def checksum(value: Any) -> Any:
 
     if isinstance(value, (tuple, list)):
         return tuple(map(checksum, value))
-    if not hasattr(value, "__array_namespace__"):
+    if not is_array(value):
         return None
     x = backend_of(value).to_host(value)
     x = x[tuple([slice(None) if step else slice(1) for step in x.strides])]  # broadcast: once
@@ -209,7 +200,7 @@ def checksum(value: Any) -> Any:
 def with_range(x: Any) -> str:
     """``float32 (3, 4), from -1.5 to 2.0, 2 of 12 entries NaN``."""
     x = getattr(x, "array", x)
-    if not hasattr(x, "__array_namespace__") or x.dtype.kind not in "fc" or not x.size:
+    if not is_array(x) or x.dtype.kind not in "fc" or not x.size:
         return described(x)
     finite = x[np.isfinite(x)]
     parts = [described(x)]
