@@ -14,7 +14,7 @@ import numpy as np
 
 from .errors import DeviceError, IndexRangeError
 
-__all__ = ["Backend", "CupyBackend", "backend_for", "backend_of"]
+__all__ = ["Backend", "CupyBackend", "backend_for", "backend_of", "is_array"]
 
 
 class Backend:
@@ -138,6 +138,11 @@ def _cupy() -> CupyBackend:
     return CupyBackend()
 
 
+def is_array(x: Any) -> bool:
+    """Whether ``x`` is an array of either backend."""
+    return isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__")
+
+
 def backend_of(x: Any) -> Backend:
     """The backend of an array: a type test, so that no state has to be looked up."""
     if isinstance(x, (np.ndarray, np.generic)) or not type(x).__module__.startswith("cupy"):
@@ -151,4 +156,7 @@ def backend_for(device: str | None) -> Backend:
         return _NUMPY
     if device == "cuda":
         return _cupy()
-    raise DeviceError(f"unknown device {device!r}\n  expected: 'cpu' or 'cuda'")
+    raise DeviceError(
+        f"unknown device {device!r}\n  expected: 'cpu' or 'cuda'\n"
+        "  hint: leave device out to stay on the CPU; x.astype(dtype) changes the dtype"
+    )
