@@ -349,7 +349,7 @@ MESSAGES = {
         *("unknown device 'gpu'", "'cpu'", "'cuda'"),
     ),
     "moving to an unknown device": (lambda: t(2).to("tpu"), tg.DeviceError, "unknown device 'tpu'"),
-    "dropout rate": (lambda: tg.dropout(t(2), 1.0), ValueError, "dropout", "rate 1.0", "rate < 1"),
+    "dropout rate": (lambda: tg.dropout(t(2), 1.0), ValueError, "dropout", "rate is 1.0", "rate < 1"),
 }
 
 

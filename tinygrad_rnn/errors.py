@@ -6,6 +6,8 @@ user's program; and then it gives one hint that mends it.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .where import Place
@@ -120,38 +122,87 @@ class NondifferentiableError(GradcheckError):
 def expect_count(name: str, argument: str, value: object, least: int = 1) -> None:
     """Raise DtypeError or SettingError unless ``value`` is an integer of at least ``least``."""
     if not isinstance(value, (int, np.integer)):
-        raise DtypeError(f"{name}: {argument} is {described(value)}\n  expected: an integer")
+        raise DtypeError(
+            f"{name}: {argument} is {described(value)}\n  expected: an integer\n"
+            "  hint: int(x) makes one of a number; a // b divides into one"
+        )
     if value < least:
-        raise SettingError(f"{name}: {argument} is {value}\n  expected: at least {least}")
+        raise SettingError(
+            f"{name}: {argument} is {value}\n  expected: at least {least}\n"
+            f"  hint: pass {argument}={least}, or more"
+        )
+
+
+def expect_number(
+    name: str, argument: str, value: Any, below: float = np.inf, hint: str = "float(text) reads one"
+) -> float:
+    """``value`` as a float; DtypeError or SettingError unless ``0 <= value < below``."""
+    try:
+        fits = bool(0 <= value < below)
+    except TypeError as error:
+        raise DtypeError(
+            f"{name}: {argument} is {described(value)}\n  expected: a number\n"
+            "  hint: float(text) makes one of a text"
+        ) from error
+    if not fits:
+        raise SettingError(
+            f"{name}: {argument} is {value}\n  expected: 0 <= {argument} < {below}\n  hint: {hint}"
+        )
+    return float(value)
 
 
 def described(value: object) -> str:
     """A few words for a value in a message: ``float32 (3, 4)``, ``int 3``, ``str 'ab'``."""
+    kind = type(value).__name__
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"{value.dtype} {value.shape}"
     if isinstance(value, (list, tuple)) and len(value) > 6:
-        return f"{type(value).__name__} of {len(value)}"
-    return f"{type(value).__name__} {value!r:.60}"
+        return f"{kind} of {len(value)}"
+    if isinstance(value, (list, tuple)) and any(hasattr(x, "dtype") for x in value):
+        return f"{kind} ({', '.join(map(described, value))})"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{kind} {value.__qualname__}"
+    return f"{kind} {value!r:.60}".partition("\n")[0]
+
+
+_CAUSES: dict[str, tuple[type[TinygradRNNError], str]] = {
+    "Integers to negative": (DtypeError, "make one of them floating point"),
+    "broadcast": (ShapeError, "sides must be equal, or 1, counted from the last axis"),
+    "reshape": (ShapeError, "as many entries as before; one side may be -1, for what is left"),
+    "unknown dimension": (ShapeError, "one side may be -1, for what is left"),
+    "concatenat": (ShapeError, "sides must be equal but along the axis; stack makes a new axis"),
+    "same number of dim": (
+        ShapeError,
+        "sides must be equal but along the axis; expand_dims adds one",
+    ),
+    "same shape": (ShapeError, "all of one shape; concatenate puts unequal ones in a row"),
+    "squeeze": (ShapeError, "leave out axes of length 1 alone; x[0] takes the first of others"),
+    "zero-size": (ShapeError, "leave out what is empty: it has no extreme"),
+    "duplicate": (ShapeError, "name each axis once; -1 is the last"),
+    "repeated axis": (ShapeError, "name each axis once; -1 is the last"),
+    "subscript": (ShapeError, "a letter for each axis of an operand; the result's are among them"),
+    "Einstein": (ShapeError, "a letter for each axis of an operand; the result's are among them"),
+    "negative dimensions": (ShapeError, "pass a number of at least 0"),
+}
+"""Words in an error of NumPy's, what kind of error it is here, and what mends it."""
 
 
 def explained(name: str, arguments: dict[str, object], error: Exception) -> TinygradRNNError:
     """The error that says how the body of operation ``name`` failed on these arguments."""
-    kind: type[TinygradRNNError]
+    text = str(error).strip()
+    kind: type[TinygradRNNError] = ShapeError
+    hint = f"help({name}) says what the arguments have to be"
     if isinstance(error, np.exceptions.AxisError):
-        kind, hint = ShapeError, "axes count from 0, or from -1 backwards, up to the number of axes"
+        hint = "axes count from 0, or from -1 backwards, up to the number of axes"
     elif isinstance(error, IndexError):
         kind, hint = IndexRangeError, "compare the index with the shape of the array it points into"
     elif isinstance(error, TypeError):
         kind, hint = DtypeError, "pass arrays, Tensors or numbers where the operation takes values"
-    elif "Integers to negative" in str(error):
-        kind, hint = DtypeError, "make one of them floating point"
-    elif "core dimension" in str(error):
-        kind, hint = ShapeError, "the last side of a meets the last but one of b; a transpose?"
-    elif "broadcast" in str(error):
-        kind, hint = ShapeError, "sides must be equal, or 1, counted from the last axis"
+    elif isinstance(error, AttributeError):
+        kind, hint = DtypeError, "pass an array or a Tensor; np.array(x) makes one of a list"
     else:
-        kind, hint = ShapeError, ""
-    lines = [f"{name}({', '.join(arguments)}): {str(error).strip()}"]
+        kind, hint = next((at for words, at in _CAUSES.items() if words in text), (kind, hint))
+    lines = [f"{name}({', '.join(arguments)}): {text}"]
     for key, value in arguments.items():
         lines.append(f"  {key}: {described(getattr(value, 'array', value))}")
-    return kind("\n".join([*lines, *([f"  hint: {hint}"] if hint else [])]))
+    return kind("\n".join([*lines, f"  hint: {hint}"]))

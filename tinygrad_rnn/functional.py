@@ -8,7 +8,7 @@ import numpy as np
 
 from .arithmetic import log, softplus, where
 from .backend import backend_of
-from .errors import DtypeError, IndexRangeError, SettingError, ShapeError, described
+from .errors import DtypeError, IndexRangeError, ShapeError, described, expect_number
 from .linear import getitem, reshape, take_along_axis
 from .random import default_rng
 from .reductions import logsumexp, mean, sum
@@ -36,8 +36,7 @@ def embedding(ids, weight):
 
 def dropout(x, rate, rng=None):
     """``x`` with entries set to 0 with probability ``rate``, the others divided by ``1 - rate``."""
-    if not 0 <= rate < 1:
-        raise SettingError(f"dropout: rate {rate}\n  expected: 0 <= rate < 1")
+    expect_number("dropout", "rate", rate, 1.0, "the rate is the part that is dropped, not kept")
     if rate == 0:
         return x
     kept = (rng or default_rng()).random(x.shape) >= rate
@@ -69,11 +68,20 @@ def _picked_mean(name, scores, targets, ignore_index, log_totals):
     Of all log-probabilities only the targets' are worked out: that saves passes over (..., V).
     """
     targets = _integers(name, "targets", targets)
+    if not scores.shape:
+        raise ShapeError(
+            f"{name}: values ()\n  expected: (..., V), a score for each of V classes\n"
+            "  hint: a single number has no classes; a batch of one is (1, V)"
+        )
     if targets.shape != scores.shape[:-1]:
+        hint = "classes are on the last axis; targets are ids, one for each row of scores"
+        if targets.shape == scores.shape:
+            hint = "targets are ids, not one-hot rows: targets.argmax(-1)"
+        elif targets.shape == scores.shape[:1] + scores.shape[2:]:
+            hint = "classes are on the last axis, not on axis 1: moveaxis(values, 1, -1)"
         raise ShapeError(
             f"{name}: targets {targets.shape}, values {scores.shape}\n"
-            f"  expected: targets {scores.shape[:-1]}, one class for each row\n"
-            "  hint: classes are on the last axis, and targets are ids, not one-hot rows"
+            f"  expected: targets {scores.shape[:-1]}, one class for each row\n  hint: {hint}"
         )
     counted = targets != ignore_index if ignore_index is not None else np.full(targets.shape, True)
     ids = np.where(counted, targets, 0)
@@ -93,22 +101,21 @@ def _picked_mean(name, scores, targets, ignore_index, log_totals):
 
 def mse(x, y):
     """The mean of ``(x - y) ** 2``."""
-    if np.shape(getattr(x, "array", x)) != np.shape(getattr(y, "array", y)):
-        raise ShapeError(
-            f"mse(x, y): x {described(x)}, y {described(y)}\n  expected: equal shapes\n"
-            "  hint: shapes that merely broadcast give a mean over pairs that nobody meant"
-        )
+    x, y = _alike("mse", x=x, y=y)
     distance = x - y
     return mean(distance * distance)
 
 
 def binary_cross_entropy_with_logits(logits, targets):
     """The mean of ``-t log p - (1 - t) log(1 - p)``, ``p = sigmoid(logits)``; never overflows."""
+    name = "binary_cross_entropy_with_logits"
+    logits, targets = _alike(name, logits=logits, targets=targets)
     return mean(softplus(logits) - logits * targets)
 
 
 def binary_cross_entropy(p, targets):
     """The mean of ``-t log p - (1 - t) log(1 - p)`` for probabilities; 0 log 0 counts as 0."""
+    p, targets = _alike("binary_cross_entropy", p=p, targets=targets)
     yes = targets * log(where(targets == 0, 1.0, p))
     no = (1 - targets) * log(where(targets == 1, 1.0, 1 - p))
     return -mean(yes + no)
@@ -117,10 +124,38 @@ def binary_cross_entropy(p, targets):
 def _integers(name: str, argument: str, ids: Any) -> Any:
     """``ids`` as an integer array; DtypeError if they are not integers."""
     ids = getattr(ids, "array", ids)
-    ids = ids if hasattr(ids, "dtype") else np.asarray(ids)
+    if not hasattr(ids, "dtype"):
+        try:
+            ids = np.asarray(ids)
+        except ValueError as error:
+            raise ShapeError(
+                f"{name}: {argument} is {described(ids)}, whose rows differ in length\n"
+                "  expected: integers, in rows of equal lengths\n"
+                "  hint: pad the rows with an id that is kept for that, or take them one by one"
+            ) from error
     if ids.dtype.kind not in "iu":
+        hint = "ids count rows; use .astype(int)"
+        if ids.dtype.kind in "US":
+            hint = "map words to ids first, [ids[word] for word in words]"
         raise DtypeError(
-            f"{name}: {argument} is {described(ids)}\n  expected: integers\n"
-            "  hint: ids count rows; use .astype(int)"
+            f"{name}: {argument} is {described(ids)}\n  expected: integers\n  hint: {hint}"
         )
     return ids
+
+
+def _alike(name: str, **pair: Any) -> list[Any]:
+    """The two arguments as arrays or Tensors, if their shapes are equal.
+
+    Shapes that merely broadcast would give a mean over pairs that nobody meant.
+    """
+    values = [x if hasattr(x, "shape") else np.asarray(x) for x in pair.values()]
+    if values[0].shape != values[1].shape:
+        told = ", ".join(
+            f"{key} {described(getattr(x, 'array', x))}"
+            for key, x in zip(pair, values, strict=True)
+        )
+        raise ShapeError(
+            f"{name}({', '.join(pair)}): {told}\n  expected: equal shapes\n"
+            "  hint: reshape one; a mean over all pairs that broadcasting makes is not meant"
+        )
+    return values

@@ -17,7 +17,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from .backend import backend_for, backend_of
 from .cotangents import Term
 from .engine import TensorCore, formula, op
-from .errors import DtypeError, ShapeError
+from .errors import DtypeError, ShapeError, described
 
 __all__ = [
     "broadcast_to",
@@ -71,11 +71,18 @@ def _astype(x, dtype):
 
 def astype(x, dtype):
     """``x`` in another dtype; a tracked Tensor only in another floating-point dtype."""
-    dtype = np.dtype(dtype)
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError as error:
+        raise DtypeError(
+            f"astype(x, dtype): dtype is {described(dtype)}\n  expected: a dtype of NumPy\n"
+            "  hint: np.float32, np.float64 or int"
+        ) from error
     if dtype.kind not in "fc" and getattr(x, "node", None) is not None:
         raise DtypeError(
             f"astype(x, dtype): {dtype} has no gradients, and x is tracked\n"
-            "  hint: x.detach().astype(...)"
+            "  expected: a floating-point dtype, or a constant\n"
+            "  hint: x.detach().astype(dtype)"
         )
     return _astype(x, dtype)
 
@@ -135,7 +142,8 @@ def transpose(x, axes=None):
     if len(axes) != x.ndim:
         raise ShapeError(
             f"transpose(x, axes): axes {given}, x {x.shape}\n"
-            f"  expected: each of the {x.ndim} axes once"
+            f"  expected: each of the {x.ndim} axes once\n"
+            "  hint: swapaxes(x, i, j) exchanges two axes, x.T reverses all"
         )
     return _reverse_axes(x) if axes == list(range(x.ndim))[::-1] else _permute(x, axes)
 
@@ -242,10 +250,19 @@ def _frozen(index):
         return tuple(map(_frozen, index))
     if isinstance(index, TensorCore):
         if index.node is not None:
-            raise DtypeError(f"index: a tracked {index.array.dtype} Tensor cannot be an index")
+            raise DtypeError(
+                f"index: {described(index.array)} in a tracked Tensor\n"
+                "  expected: integers, a slice or a mask, for an index has no gradient\n"
+                "  hint: x.argmax() and comparisons give plain arrays; ids.astype(int) of constants"
+            )
         index = index.array
     if isinstance(index, (list, range, np.ndarray)):
-        index = np.array(index)
+        try:
+            index = np.array(index)
+        except ValueError as error:
+            hint = "x[rows, columns] takes an entry for each pair"
+            told = f"index: {described(index)}\n  expected: rows of equal lengths"
+            raise ShapeError(f"{told}\n  hint: {hint}") from error
         empty = index.size == 0 and index.dtype != bool  # np.array([]) is float
         return index.astype(np.intp) if index.dtype.kind in "iu" or empty else index
     return index.copy() if hasattr(index, "__cuda_array_interface__") else index
@@ -271,7 +288,10 @@ def take_along_axis(x, indices, axis):
     """``x[..., indices[..., i, ...], ...]``: one index for each entry of the result."""
     indices = np.array(indices)  # a copy, as of every index
     if indices.ndim != x.ndim:
-        raise ValueError(f"indices have {indices.ndim} axes, x has {x.ndim}")
+        raise ShapeError(
+            f"take_along_axis(x, indices, axis): x {x.shape}, indices {indices.shape}\n"
+            f"  expected: indices with {x.ndim} axes too\n  hint: expand_dims(indices, axis)"
+        )
     (axis,) = normalize_axis_tuple(axis, x.ndim)
     grid = list(np.ogrid[tuple(map(slice, x.shape))])
     grid[axis] = indices

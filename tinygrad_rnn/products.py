@@ -12,7 +12,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 
 from .cotangents import Term
 from .engine import formula, op
-from .errors import ShapeError, described
+from .errors import DtypeError, ShapeError, described
 from .linear import broadcast_to, getitem, pad, reshape, swapaxes, transpose
 
 __all__ = ["conv1d", "einsum", "matmul", "outer", "tensordot"]
@@ -70,9 +70,28 @@ def _right_cotangent(g, a, b_shape):
 
 @op(a=_left_cotangent, b=_right_cotangent)
 def _matmul(a, b):
-    if a.ndim > b.ndim == 2:  # one product of all rows, where NumPy makes one for each matrix of a
-        return np.matmul(_rows(a), b).reshape((*a.shape[:-1], b.shape[1]))
-    return np.matmul(a, b)
+    try:
+        if a.ndim > b.ndim == 2:  # one product of all rows; NumPy makes one for each matrix of a
+            return np.matmul(_rows(a), b).reshape((*a.shape[:-1], b.shape[1]))
+        return np.matmul(a, b)
+    except ValueError as error:
+        raise _misfit(a, b) from error
+
+
+def _misfit(a, b):
+    """The error for matrices whose sides do not meet."""
+    (n, k), (m, p) = a.shape[-2:], b.shape[-2:]
+    what, hint = f"a has {k} columns, b has {m} rows", "(n, k) @ (k, m) is (n, m)"
+    if k == m:
+        what = f"the axes before the last two, {a.shape[:-2]} and {b.shape[:-2]}, do not broadcast"
+        hint = "sides must be equal, or 1, counted from the last but two"
+    elif k == p:
+        hint = "a @ b.T would fit" if b.ndim == 2 else "a @ swapaxes(b, -1, -2) would fit"
+    elif n == m:
+        hint = "a.T @ b would fit" if a.ndim == 2 else "swapaxes(a, -1, -2) @ b would fit"
+    return ShapeError(
+        f"matmul(a, b): {what}\n  a: {described(a)}\n  b: {described(b)}\n  hint: {hint}"
+    )
 
 
 def matmul(a, b):
@@ -95,7 +114,8 @@ def matmul(a, b):
     if a.shape[-1] != b.shape[max(n - 2, 0)]:
         raise ShapeError(
             f"matmul(a, b): a {a.shape}, b {b.shape}\n"
-            "  expected: a vector as long as the side of the matrix that it meets"
+            "  expected: a vector as long as the side of the matrix that it meets\n"
+            "  hint: outer(a, b) is the product of every entry with every entry"
         )
     if m == 1:
         y = matmul(reshape(a, (1, -1)), b)
@@ -122,7 +142,8 @@ def tensordot(a, b, axes=2):
     if [a.shape[i] for i in left] != [b.shape[i] for i in right]:
         raise ShapeError(
             f"tensordot(a, b, axes): the paired axes differ\n  a: {a.shape}, axes {left}\n"
-            f"  b: {b.shape}, axes {right}"
+            f"  b: {b.shape}, axes {right}\n"
+            "  hint: axes=([axes of a], [axes of b]) pairs them one by one"
         )
     rows = [i for i in range(a.ndim) if i not in left]
     columns = [i for i in range(b.ndim) if i not in right]
@@ -166,11 +187,17 @@ def einsum(subscripts, *operands):
 
     NumPy's notation, with ``...`` and with the implied result; a letter may repeat in one operand.
     """
+    if not isinstance(subscripts, str):
+        raise DtypeError(
+            f"einsum: subscripts is {described(getattr(subscripts, 'array', subscripts))}\n"
+            "  expected: a string\n  hint: einsum('ij,jk->ik', a, b)"
+        )
     left, arrow, result = subscripts.replace(" ", "").partition("->")
     terms = left.split(",")
     if len(terms) != len(operands):
         raise ShapeError(
-            f"einsum({subscripts!r}): {len(operands)} operands\n  expected: {len(terms)}"
+            f"einsum({subscripts!r}): {len(operands)} operands\n  expected: {len(terms)}\n"
+            "  hint: one term for each operand, with commas between them"
         )
     if not arrow:  # NumPy's rule: the letters that occur once, in alphabetical order
         letters = sorted(set(left) - set(",."))
@@ -199,7 +226,8 @@ def _diagonal(subscripts, term, x):
             if x.shape[i] != x.shape[j]:
                 raise ShapeError(
                     f"einsum({subscripts!r}): {letter!r} stands for two sides of an operand of"
-                    f" shape {x.shape}\n  expected: equal sides for one letter"
+                    f" shape {x.shape}\n  expected: equal sides for one letter\n"
+                    "  hint: two letters for two axes; one twice takes the diagonal"
                 )
             index = np.arange(x.shape[i])
             rest = [k for k in range(x.ndim) if k not in (i, j)]
@@ -219,19 +247,27 @@ def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1):
     PyTorch's layout and, like it, a correlation: the kernel is not reversed.
     """
     if x.ndim != 3 or weight.ndim != 3 or x.shape[1] != weight.shape[1]:
+        hint = "x[None] is a batch of one"
+        if x.ndim == 3 == weight.ndim:
+            hint = f"weight reads {weight.shape[1]} channels, x has {x.shape[1]}"
+            if x.shape[2] == weight.shape[1]:
+                hint = "axes 1 and 2 of x look swapped, pass swapaxes(x, 1, 2)"
         raise ShapeError(
             f"conv1d(x, weight): x {x.shape}, weight {weight.shape}\n"
-            "  expected: x (batch, channels, time), weight (channels out, channels, width)"
+            "  expected: x (batch, channels, time), weight (channels out, channels, width)\n"
+            f"  hint: {hint}"
         )
     if min(stride, dilation) < 1 or padding < 0:
         raise ShapeError(
             f"conv1d(x, weight): stride {stride}, padding {padding}, dilation {dilation}\n"
-            "  expected: stride and dilation at least 1, padding at least 0"
+            "  expected: stride and dilation at least 1, padding at least 0\n"
+            "  hint: stride=1, padding=0, dilation=1 are the defaults"
         )
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ShapeError(
             f"conv1d(x, weight, bias): bias {bias.shape}, weight {weight.shape}\n"
-            f"  expected: bias {weight.shape[:1]}, one for each channel out"
+            f"  expected: bias {weight.shape[:1]}, one for each channel out\n"
+            "  hint: conv1d(x, weight) has none"
         )
     x = pad(x, [(0, 0), (0, 0), (padding, padding)]) if padding else x
     width = weight.shape[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -11,7 +12,7 @@ from . import arithmetic, linear, products, reductions
 from .backend import backend_for, backend_of
 from .backward import backward, gathered
 from .engine import TensorCore, Watch, leaf
-from .errors import DtypeError, NotTrackedError, ShapeError, described
+from .errors import DtypeError, NotTrackedError, ShapeError, described, explained
 
 __all__ = ["Tensor", "tensor"]
 
@@ -68,7 +69,10 @@ def _expect_tensor(name: str, g: Any, shape: tuple[int, ...]) -> None:
             "  hint: tinygrad_rnn.tensor(array)"
         )
     if g.shape != shape:
-        raise ShapeError(f"{name}: got a Tensor of shape {g.shape}\n  expected: {shape}")
+        raise ShapeError(
+            f"{name}: got a Tensor of shape {g.shape}\n  expected: {shape}\n"
+            "  hint: a gradient has the shape of what it is the gradient of"
+        )
 
 
 def _has_numpy(data: Any) -> bool:
@@ -113,7 +117,9 @@ class Tensor(TensorCore):
 
     def __len__(self) -> int:
         if not self.shape:
-            raise DtypeError("len(x): x is a single number, of shape ()")
+            raise DtypeError(
+                "len(x): x is a single number, of shape ()\n  hint: x.size is 1; x.item() is it"
+            )
         return self.shape[0]
 
     def __iter__(self) -> Any:
@@ -145,18 +151,26 @@ class Tensor(TensorCore):
 
     def item(self) -> Any:
         """The value as a Python number; ShapeError if it is not a single one."""
-        if self.size != 1:
-            raise ShapeError(f"item(): a tensor of shape {self.shape} is not a single number")
-        return self.array.item()
+        return self._number("item()", "x.sum() or x.mean() make one number of many, x[i] picks one")
 
     def __float__(self) -> float:
-        return float(self.item())
+        hint = "x.sum() or x[i] make one number; math's functions take one, tinygrad_rnn's any"
+        return float(self._number("float(x)", hint))
 
     def __int__(self) -> int:
-        return int(self.item())
+        return int(self._number("int(x)", "x.astype(int) turns all, of a constant"))
 
     def __bool__(self) -> bool:
-        return bool(self.item())
+        return bool(self._number("bool(x)", "say (x > 0).any() or (x > 0).all(); where chooses"))
+
+    def _number(self, name: str, hint: str) -> Any:
+        if self.size != 1:
+            raise ShapeError(
+                f"{name}: a tensor of shape {self.shape} is not a single number\n  hint: {hint}"
+            )
+        return self.array.item()
+
+    # ---- NumPy's functions are not ours ----
 
     def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise DtypeError(
@@ -164,11 +178,26 @@ class Tensor(TensorCore):
             "  hint: x.numpy() gives a copy; tinygrad_rnn's functions take Tensors and arrays"
         )
 
+    def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        """``np.sum(Tensor)`` and its like are refused, but for questions about the shape."""
+        if function in (np.shape, np.ndim, np.size):
+            return function(self.array, *args[1:], **kwargs)
+        name = function.__name__
+        ours = any(name in module.__all__ for module in (arithmetic, linear, products, reductions))
+        raise DtypeError(
+            f"numpy.{name}: an argument is a Tensor, whose gradient would be lost\n  hint: "
+            + (f"tinygrad_rnn.{name} takes Tensors; " if ours else "")
+            + "x.numpy() gives a copy"
+        )
+
     def __setitem__(self, index: Any, value: Any) -> NoReturn:
         raise DtypeError(
             "assignment into a Tensor would change a value that the backward pass may need\n"
             "  hint: build a new one with stack, concatenate, where or scatter_add"
         )
+
+    def __dir__(self) -> list[str]:
+        return [name for name in super().__dir__() if name not in ELSEWHERE]
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         if self.node is not None and not self.is_leaf:
@@ -217,7 +246,10 @@ class Tensor(TensorCore):
 
     def _watch(self, name: str) -> Watch:
         if self.node is None:
-            raise NotTrackedError(f"{name}: this tensor is not tracked, no gradient reaches it")
+            raise NotTrackedError(
+                f"{name}: this tensor, {described(self.array)}, is not tracked: no gradient reaches"
+                " it\n  hint: make it with requires_grad=True, or compute it from one that is"
+            )
         if self.node.watch is None:
             self.node.watch = Watch()
         return self.node.watch
@@ -231,6 +263,11 @@ class Tensor(TensorCore):
 
         If the hook returns a Tensor, that one flows on.
         """
+        if not callable(hook):
+            raise DtypeError(
+                f"register_hook(hook): hook is {described(getattr(hook, 'array', hook))}\n"
+                "  expected: a function of the cotangent\n  hint: x.register_hook(print)"
+            )
         hooks = self._watch("register_hook").hooks
 
         def on_cotangent(g: Any) -> Any:
@@ -316,30 +353,30 @@ class Tensor(TensorCore):
     # Comparisons are about values alone: they give plain arrays.
 
     def __eq__(self, other: object) -> Any:
-        return self.array == getattr(other, "array", other)
+        return _of_arrays(operator.eq, x=self, y=other)
 
     def __ne__(self, other: object) -> Any:
-        return self.array != getattr(other, "array", other)
+        return _of_arrays(operator.ne, x=self, y=other)
 
     def __lt__(self, other: Any) -> Any:
-        return self.array < getattr(other, "array", other)
+        return _of_arrays(operator.lt, x=self, y=other)
 
     def __le__(self, other: Any) -> Any:
-        return self.array <= getattr(other, "array", other)
+        return _of_arrays(operator.le, x=self, y=other)
 
     def __gt__(self, other: Any) -> Any:
-        return self.array > getattr(other, "array", other)
+        return _of_arrays(operator.gt, x=self, y=other)
 
     def __ge__(self, other: Any) -> Any:
-        return self.array >= getattr(other, "array", other)
+        return _of_arrays(operator.ge, x=self, y=other)
 
     def argmax(self, axis: int | None = None) -> Any:
         """The index of the largest entry, as a plain array."""
-        return self.array.argmax(axis)
+        return _of_arrays(np.argmax, x=self, axis=axis)
 
     def argmin(self, axis: int | None = None) -> Any:
         """The index of the smallest entry, as a plain array."""
-        return self.array.argmin(axis)
+        return _of_arrays(np.argmin, x=self, axis=axis)
 
     # ---- the functions as methods ----
 
@@ -427,3 +464,72 @@ class Tensor(TensorCore):
 
     def clip(self, low: Any = None, high: Any = None) -> Tensor:
         return arithmetic.clip(self, low, high)
+
+
+# ---- what has no derivative --------------------------------------------------------------------
+
+
+def _of_arrays(function: Callable[..., Any], **values: Any) -> Any:
+    """``function`` of the arrays of ``values``, with an error that bears its name."""
+    try:
+        return function(*[getattr(x, "array", x) for x in values.values()])
+    except (TypeError, ValueError) as error:
+        raise explained(function.__name__, values, error) from error
+
+
+# ---- names of elsewhere ------------------------------------------------------------------------
+
+ELSEWHERE = {
+    "clone": "x itself: a Tensor is not written over, so nobody needs a copy",
+    "contiguous": "x itself",
+    "copy": "x.numpy()",
+    "cpu": "x.to('cpu')",
+    "cuda": "x.to('cuda')",
+    "data": "x.array",
+    "dim": "x.ndim",
+    "dot": "x @ y",
+    "double": "x.astype(np.float64)",
+    "expand": "tg.broadcast_to(x, shape)",
+    "fill_": "x = tg.tensor(values): a Tensor is not written over",
+    "flatten": "x.reshape(-1)",
+    "float": "x.astype(np.float32)",
+    "gather": "tg.take_along_axis(x, ids, axis)",
+    "grad_fn": "x.node",
+    "index_select": "tg.take(x, ids, axis)",
+    "long": "x.astype(int), of a constant",
+    "masked_fill": "tg.where(mask, value, x)",
+    "matmul": "x @ y",
+    "mm": "x @ y",
+    "numel": "x.size",
+    "permute": "x.transpose(axes)",
+    "pow": "x ** y",
+    "ravel": "x.reshape(-1)",
+    "repeat": "tg.tile(x, reps), or NumPy's tg.repeat(x, n, axis)",
+    "requires_grad_": "x.requires_grad = True",
+    "t": "x.T",
+    "tolist": "x.numpy().tolist()",
+    "type": "x.astype(dtype)",
+    "unsqueeze": "tg.expand_dims(x, axis)",
+    "view": "x.reshape(shape)",
+    "zero_": "x.grad = None, or zero_grad() of a Module or an optimizer",
+}
+"""What users of PyTorch look for in a Tensor, and what to write here."""
+
+
+class Elsewhere:
+    """An attribute that a Tensor has not, and whose AttributeError says what to write instead."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, x: Any, kind: Any = None) -> NoReturn:
+        raise AttributeError(
+            f"a Tensor has no attribute {self.name!r}\n  hint: {ELSEWHERE[self.name]}"
+        )
+
+    def __set__(self, x: Any, value: Any) -> None:
+        self.__get__(x)
+
+
+for _name in ELSEWHERE:  # not __getattr__, which would slow down every attribute that there is
+    setattr(Tensor, _name, Elsewhere(_name))
