@@ -9,6 +9,7 @@ deferred calls.  Only ``detect_anomaly`` asks for a place at every recorded call
 from __future__ import annotations
 
 import sys
+from functools import cache
 from types import FrameType
 from typing import Any
 from weakref import ref
@@ -17,6 +18,11 @@ __all__: list[str] = []
 
 _OURS = "tinygrad_rnn"
 _BETWEEN = ("contextlib", "copy", "functools")  # whose frames stand between ours and the user's
+
+
+@cache
+def _is_ours(module: str) -> bool:
+    return module.split(".", 1)[0] == _OURS
 
 
 class Place:
@@ -37,7 +43,7 @@ class Place:
             module = frame.f_globals.get("__name__", "")
             if not self.line:
                 self.calls.append((frame.f_code, frame.f_lasti))
-            if module.split(".", 1)[0] == _OURS:
+            if _is_ours(module):
                 scope = _SCOPES.get(frame.f_code.co_qualname)
                 if scope is not None:
                     self.scopes[:0] = scope(frame.f_locals)
@@ -77,7 +83,7 @@ def caller() -> str:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module not in _BETWEEN and module.split(".", 1)[0] != _OURS:
+        if module not in _BETWEEN and not _is_ours(module):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return "an unknown line"
