@@ -1,10 +1,14 @@
-"""`python -m demos` lists the demos, `python -m demos NAME` runs one, `main` and `all` several."""
+"""`python -m demos` lists the demos, `python -m demos NAME` runs one, `main` and `all` several.
+
+`python -m demos fetch` downloads benchmark data for them.
+"""
 
 import argparse
 import importlib
 import sys
 import time
 
+from demos import _fetch as fetch
 from demos import _kit as kit
 from tinygrad_rnn.gradcheck import __main__ as gradcheck
 
@@ -52,6 +56,7 @@ def listing():
         lines.append(
             f"  {several:<24}{total:>5.1f} min  The table of gradient checks, then {which}."
         )
+    lines.append(f"  {'fetch':<33}  Download benchmark data for --data; without a name: list them.")
     return "\n".join(lines)
 
 
@@ -82,6 +87,8 @@ def main(argv=None):
     if name in ("-h", "--help"):
         print(f"python -m demos NAME [flags]    (NAME --help explains them)\n\n{listing()}")
         return 0
+    if name == "fetch":
+        return fetch.main(rest)
     if name in ("main", "all"):
         return run(name, MAIN if name == "main" else MINUTES, rest)
     if name not in MINUTES:
