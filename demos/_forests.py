@@ -85,7 +85,11 @@ def read_parts(path, most, rng):
     for part, trees in parts.items():
         parts[part] = [trees[i] for i in rng.permutation(len(trees))[: sizes[part]]]
     if not all(parts.values()) or len({tree.label for tree in parts["train"]}) < 2:
-        raise kit.DataError(f"nothing to learn from {path}: one label, or too few sources")
+        sizes = ", ".join(f"{len(trees)} {part}" for part, trees in parts.items())
+        raise kit.DataError(
+            f"{path}: {sizes} trees; expected: some in each part, and two labels or more to train"
+            " on; give more trees, or files train.txt, dev.txt and test.txt"
+        )
     return parts
 
 

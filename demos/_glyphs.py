@@ -8,6 +8,11 @@ time: all Latin, Greek and Cyrillic letters, SIDE x SIDE grey pixels, one size, 
 
 import collections
 import hashlib
+import io
+import math
+import struct
+import sys
+import tokenize
 import unicodedata
 import zipfile
 import zlib
@@ -24,6 +29,13 @@ LEAST = 3  # names that a word must occur in, so that it can be learned from oth
 PARTS = ("train", "dev", "test")
 DEV, TEST = 10, 10  # per cent of the captions
 SMALLEST = 8  # side of a picture of your own
+MEMBERS = ("images", "captions", "parts")  # of an .npz; the last may be missing
+BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError)
+DAMAGED = (ValueError, TypeError, EOFError, OSError, RuntimeError, *BROKEN)  # of an .npz
+HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
 
 
 class Captioned(NamedTuple):
@@ -72,7 +84,8 @@ def font_files(folder):
     fonts = sorted(p for p in folder.glob("*") if p.suffix.lower() in (".ttf", ".otf"))
     if not fonts:
         raise kit.DataError(
-            f"{folder} is neither an .npz file nor a folder with .ttf or .otf fonts"
+            f"{folder} is neither a file nor a folder with fonts\n"
+            "  expected: an .npz file, or a folder with .ttf or .otf files; fix: name one by --data"
         )
     return fonts
 
@@ -95,11 +108,15 @@ def drawn(font):
     from matplotlib.ft2font import FT2Font
     from PIL import Image, ImageDraw, ImageFont
 
+    raw = kit.read_bytes(font)
     try:
-        codes = sorted(code for code in FT2Font(str(font)).get_charmap() if is_letter(chr(code)))
-        face = ImageFont.truetype(str(font), POINTS, layout_engine=ImageFont.Layout.BASIC)
-    except (OSError, RuntimeError) as error:
-        raise kit.DataError(f"{font} is not a font: {error}") from None
+        codes = sorted(code for code in FT2Font(io.BytesIO(raw)).get_charmap() if is_letter(code))
+        basic = ImageFont.Layout.BASIC
+        face = ImageFont.truetype(io.BytesIO(raw), POINTS, layout_engine=basic)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise kit.DataError(
+            f"{font} is not a font: {error}\n  expected: TrueType or OpenType; fix: leave it out"
+        ) from None
     images = np.empty((len(codes), SIDE, SIDE, 1), np.float32)
     for image, code in zip(images, codes, strict=True):
         canvas = Image.new("L", (SIDE, SIDE))
@@ -109,9 +126,10 @@ def drawn(font):
     return images, [tuple(unicodedata.name(chr(code)).split()) for code in codes]
 
 
-def is_letter(character):
-    """Whether it is a letter of SCRIPTS, as its name and its category say."""
-    script = unicodedata.name(character, "").split(" ")[0]
+def is_letter(code):
+    """Whether it is that of a letter of SCRIPTS, as its name and its category say."""
+    character = chr(code) if code <= sys.maxunicode else ""
+    script = unicodedata.name(character, "").split(" ")[0] if character else ""
     return script in SCRIPTS and unicodedata.category(character).startswith("L")
 
 
@@ -142,36 +160,69 @@ def read_npz(path):
     `images`: uint8 (N, height, width) or (N, height, width, channels); `captions`: strings (N,),
     words separated by spaces; `parts`: strings (N,), of PARTS each.
     """
+    raw = kit.read_bytes(path)
     try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is no zip archive")
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise kit.DataError(f"{path} cannot be read as .npz: {error}") from None
+        with zipfile.ZipFile(io.BytesIO(raw)) as archive:
+            arrays = {name: member(archive, name + ".npy") for name in MEMBERS}
+    except DAMAGED as error:
+        raise kit.DataError(
+            f"{path} cannot be read as .npz: {kit.shown(str(error), 100)}\n"
+            "  expected: what np.savez or np.savez_compressed writes; fix: write it again"
+        ) from None
     images = expect(arrays, "images", "u", (3, 4), path)
     try:
         texts = expect(arrays, "captions", "U", (1,), path).tolist()
         "".join(texts).encode()
     except ValueError as error:  # an array may hold half a character
-        raise kit.DataError(f"{path}: captions are no text: {error}") from None
+        raise kit.DataError(
+            f"{path}: captions are no text: {error}\n  expected: Unicode; fix: write it again"
+        ) from None
     captions = [tuple(text.split()) for text in texts]
-    parts = expect(arrays, "parts", "U", (1,), path) if "parts" in arrays else split(captions)
+    named = arrays["parts"] is not None
+    parts = expect(arrays, "parts", "U", (1,), path) if named else split(captions)
     sizes = {len(images), len(captions), len(parts)}
     small = min(images.shape[1:3]) < SMALLEST or not images.size
     if len(sizes) > 1 or images.dtype != np.uint8 or small:
         raise kit.DataError(
             f"{path}: images {images.dtype} {images.shape}, {len(captions)} captions\n"
-            f"  expected: uint8, sides of {SMALLEST} or more, and one caption (and part) for each"
+            f"  expected: uint8, sides of {SMALLEST} or more, and one caption (and part) for each\n"
+            "  fix: images.astype(np.uint8), and as many captions"
         )
     for i, caption in enumerate(captions):
         if not caption or parts[i] not in PARTS:
             raise kit.DataError(
-                f"{path}, picture {i}: caption {' '.join(caption)!r}, part {str(parts[i])!r}\n"
-                f"  expected: a word or more, and one of {', '.join(PARTS)}"
+                f"{path}, picture {i}: caption {kit.shown(' '.join(caption))}, part"
+                f" {kit.shown(str(parts[i]))}\n"
+                f"  expected: a word or more, and one of {', '.join(PARTS)}; fix: leave it out"
             )
     pixels = images.reshape(*images.shape[:3], -1).astype(np.float32) / 255
     return checked(pixels, captions, parts, path)
+
+
+def member(archive, name):
+    """The array in a member of an archive, None if it is not there.
+
+    ValueError, before memory is taken for it, if it is too large or not as large as it says.
+    """
+    if name not in archive.namelist():
+        return None
+    size, packing = archive.getinfo(name).file_size, archive.getinfo(name).compress_type
+    if packing not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{name} is packed in a way that NumPy does not use")
+    if size > kit.LARGEST:
+        raise ValueError(f"{name} unpacks to {size:,} bytes, more than {kit.LARGEST:,}")
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in HEADERS:
+            raise ValueError(f"{name} has .npy version {version}")
+        shape, _, dtype = HEADERS[version](file)
+        there = size - file.tell()
+    if dtype.hasobject:
+        raise ValueError(f"{name} holds Python objects, which need pickle, and that can run code")
+    if min(shape, default=0) < 0 or math.prod(shape) * dtype.itemsize != there:
+        raise ValueError(f"{name} has {there:,} bytes for {dtype} {shape}")
+    with archive.open(name) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def expect(arrays, name, kind, ndims, path):
@@ -180,7 +231,7 @@ def expect(arrays, name, kind, ndims, path):
     if not isinstance(found, np.ndarray) or found.dtype.kind != kind or found.ndim not in ndims:
         told = f"{found.dtype} {found.shape}" if isinstance(found, np.ndarray) else "no array"
         wanted = {"u": "uint8 (N, height, width[, channels])", "U": "strings (N,)"}[kind]
-        raise kit.DataError(f"{path}: {name} is {told}\n  expected: {wanted}")
+        raise kit.DataError(f"{path}: {name} is {told}\n  expected: {wanted}; fix: write it so")
     return found
 
 

@@ -28,7 +28,7 @@ def read_pairs(folder, part, languages):
     if len(source) != len(target):
         raise kit.DataError(
             f"{paths[0]} has {len(source):,} lines and {paths[1]} {len(target):,}; expected: line i"
-            " of one is the translation of line i of the other, so equal numbers"
+            " of one is the translation of line i of the other; give them equal numbers"
         )
     return list(zip(source, target, strict=True))
 
@@ -38,8 +38,10 @@ def the_file(folder, part, language):
     files = folder.iterdir() if folder.is_dir() else ()  # no pattern: the user may have said "**"
     found = [p for p in files if p.name.startswith(part) and p.name.endswith(f".{language}")]
     if len(found) != 1:
-        names = ", ".join(sorted(path.name for path in found)) or "none"
-        raise kit.DataError(f"{folder}: expected one file {part}*.{language}, got {names}")
+        names = kit.shown(", ".join(sorted(path.name for path in found)) or "none", 200)
+        raise kit.DataError(
+            f"{folder}: files {names}; expected: one file {part}*.{language}; rename or add it"
+        )
     return found[0]
 
 
@@ -116,6 +118,8 @@ class Corpus:
         self.words = words
         self.languages = [Language([pair[k] for pair in words["train"]], pieces) for k in (0, 1)]
         self.ids = {part: [self.encode(pair) for pair in own] for part, own in words.items()}
+        sides = zip(("source's words", "target's words"), self.languages, strict=True)
+        self.vocabulary = {what: side.vocabulary.words for what, side in sides}
 
     def encode(self, pair):
         """A pair of words as a pair of ids."""

@@ -197,7 +197,7 @@ def bracketed(text, name):
             items.append(REDUCE)
             labels.append(None)
     if open_:
-        raise no_tree("a tree begins that does not end", text, begun, name)
+        raise no_tree("the text ends inside a tree that begins here", text, begun, name)
     return trees
 
 

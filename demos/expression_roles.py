@@ -155,7 +155,10 @@ def read_and_split(args, run):
     roles = sorted({tree.label for tree in trees})
     rest, held_out = split(trees)
     if len(roles) < 2 or not rest:
-        raise kit.DataError("nothing to learn: one label only, or trees from one source only")
+        raise kit.DataError(
+            f"{args.data}: {len(trees):,} trees with {len(roles)} labels; expected: two labels or"
+            " more, of two sources or more; give more trees"
+        )
     train, test = sample(rest, args.trees), sample(held_out, TEST_TREES)
     source = args.data or f"the standard library of Python {platform.python_version()}"
     digest = hashlib.sha256(repr(trees).encode()).hexdigest()[:16]

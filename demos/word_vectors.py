@@ -79,8 +79,9 @@ def read(args, rng):
     twins = [(w, w + TWIN) for w in twinned if {w, w + TWIN} <= number.keys()]
     if not twins:
         raise kit.DataError(
-            f"{len(words):,} words are too few for twins: beyond the {FUNCTION_WORDS} commonest, "
-            f"none occurs 4 * --fewest = {4 * args.fewest} times, or --words leaves it out"
+            f"{args.data or 'the manual'}: {len(words):,} words, of which none has a twin;"
+            f" expected: beyond the {FUNCTION_WORDS} commonest, some that occur 4 * --fewest ="
+            f" {4 * args.fewest} times and that --words keeps; give more text or lower --fewest"
         )
     return ids, number, counts, np.array([(number[w], number[twin]) for w, twin in twins])
 

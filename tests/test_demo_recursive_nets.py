@@ -147,7 +147,7 @@ def test_with_shared_labels_nothing_is_claimed_of_shapes(treebank, tmp_path, cap
         (b"(1 a", "ends inside"),
         (b"(1 a) b", "outside"),
         (b"(1 ())", "without a word"),
-        (b"(1 a)\n" * 30, "nothing to learn"),
+        (b"(1 a)\n" * 30, "expected: some in each part, and two labels"),
     ],
 )
 def test_trees_that_cannot_be_used_get_one_line(content, said, tmp_path, capsys):

@@ -86,7 +86,7 @@ def test_the_test_part_has_no_part_in_any_choice(tmp_path):
         ("blank.tsv", b"a\tb c\n \tb\n", "blank.tsv, line 2"),
         ("silent.tsv", b"a\tb c\nd\t \n", "silent.tsv, line 2"),
         ("trec.txt", b"HUM:desc Who ?\nHUM Who ?\n", "trec.txt, line 2: 'HUM Who ?'; expected"),
-        ("trees.txt", b"(3 (2 It) (4 works)\n", "trees.txt, line 1: a tree begins"),
+        ("trees.txt", b"(3 (2 It) (4 works)\n", "trees.txt, line 1: the text ends inside"),
         ("one.tsv", b"a\tb c\n" * 50, "expected: at least two labels"),
         ("alone.pos", b"a fine film\n", "expected: at least two labels"),
     ],

@@ -72,9 +72,9 @@ def test_files_that_are_missing_or_several_are_named(tmp_path, capsys):
     path = folder(tmp_path, "a", "b")
     (path / "test2.en").write_text("a")
     assert run(tmp_path / "out", "--data", path) == 1
-    assert "test*.en, got test.tok.en, test2.en" in capsys.readouterr().err
+    assert "files 'test.tok.en, test2.en'; expected: one file test*.en" in capsys.readouterr().err
     assert run(tmp_path / "out", "--data", path, "--test", "test.", "--languages", "en", "fr") == 1
-    assert "train*.fr, got none" in capsys.readouterr().err
+    assert "files 'none'; expected: one file train*.fr" in capsys.readouterr().err
 
 
 def test_cldr_says_the_same_in_both_languages_and_nothing_twice():
@@ -93,7 +93,7 @@ def test_the_name_of_a_part_is_no_pattern(part, tmp_path, capsys):
     path = folder(tmp_path, "a b\n", "b c\n")
     assert run(tmp_path / "out", "--data", path, "--test", part) == 1
     got = "test.tok.en, train.tok.en" if part == "t" else "none"
-    assert f"expected one file {part}*.en, got {got}\n" in capsys.readouterr().err
+    assert f"files '{got}'; expected: one file {part}*.en;" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["babel", "sacrebleu.metrics"])

@@ -42,7 +42,8 @@ def test_a_text_of_words_in_random_order_has_no_twins_to_be_found(tmp_path, caps
 
 
 @pytest.mark.parametrize(
-    "text, complaint", [(b"a few words", "too few"), (b" ", "is empty"), (b"\xff", "not UTF-8")]
+    "text, complaint",
+    [(b"a few words", "none has a twin"), (b" ", "is empty"), (b"\xff", "no UTF-8")],
 )
 def test_a_text_that_is_no_use_is_one_line(text, complaint, tmp_path, capsys):
     (tmp_path / "text").write_bytes(text)
