@@ -15,6 +15,7 @@ import json
 import math
 import os
 import re
+import shlex
 import stat
 import sys
 import time
@@ -66,7 +67,7 @@ def main(demo, args):
         print(f"error: {str(error) or 'not enough memory'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        hint = "; go on with --resume" if "resume" in args else ""
+        hint = f"; go on with {go_on(args)}" if "resume" in args else ""
         print(f"stopped{hint}", file=sys.stderr)
         return 130
     run.say(f"files in {args.out}: {', '.join(run.files)}")
@@ -76,6 +77,11 @@ def main(demo, args):
     return int(not all(claims.values()))
 
 
+def go_on(args):
+    """The command that goes on with a run that was stopped."""
+    return args.command + ("" if args.resume else " --resume")
+
+
 # ---- flags ----
 
 
@@ -83,9 +89,19 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Help with the default of each flag and with the docstring's own line breaks."""
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser that adds to the flags the command line that they come from."""
+
+    def parse_args(self, args=None, namespace=None):
+        words = sys.argv[1:] if args is None else args
+        found = super().parse_args(words, namespace)
+        found.command = f"{self.prog} {shlex.join(map(str, words))}".rstrip()
+        return found
+
+
 def parser(name, doc):
     """A parser with the flags that all demos share; `doc` describes the demo."""
-    p = argparse.ArgumentParser(f"python -m demos.{name}", None, doc, formatter_class=HelpFormatter)
+    p = Parser(f"python -m demos.{name}", None, doc, formatter_class=HelpFormatter)
     p.add_argument("--seed", type=seed, default=0, help="of every random choice")
     p.add_argument("--out", type=Path, default=Path("runs", name), help="folder to write to")
     common_flags(p)
@@ -110,6 +126,9 @@ def resume_flags(p):
     """Add the flags of a training run that is long enough to be stopped."""
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, bit by bit")
     p.add_argument("--init-from", type=Path, metavar="MODEL", help="weights to begin with")
+    p.add_argument(
+        "--save-every", type=seconds, default=60.0, metavar="SECONDS", help="between checkpoints"
+    )
 
 
 def natural(most=MOST):
@@ -141,6 +160,7 @@ size = positive(int, 10_000)  # of a layer, whose weights are the square of it
 length = positive(int, 100_000)  # of a sequence, of which every step is kept for backward
 fraction = number(float, "a number from 0 up to but not 1", lambda x: 0 <= x < 1)
 share = number(float, "a number above 0, 1 at most", lambda x: 0 < x <= 1)
+seconds = number(float, "a number from 0", lambda x: 0 <= x < math.inf)
 
 
 # ---- data ----
@@ -266,10 +286,14 @@ class Run:
     def __init__(self, args):
         self.out, self.quiet, self.plot, self.files = args.out, args.quiet, not args.no_plot, []
         self.out.mkdir(parents=True, exist_ok=True)
-        mode = "a" if getattr(args, "resume", False) else "w"
-        self.metrics = self.path(METRICS).open(mode, encoding="utf-8")
+        for left in self.out.glob(".*.saving-*"):  # half a file, of a run that was killed
+            left.unlink()
+        path, more = self.path(METRICS), getattr(args, "resume", False)
+        cut_short = more and path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
+        self.metrics = path.open("a" if more else "w", encoding="utf-8")
+        self.metrics.write("\n" if cut_short else "")
         tg.manual_seed(args.seed)
-        settings = {key: str(value) for key, value in vars(args).items()}
+        settings = {key: str(value) for key, value in vars(args).items() if key != "command"}
         self.say("settings: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
         self.log(settings=settings)
 
@@ -277,7 +301,8 @@ class Run:
         return self
 
     def __exit__(self, *_):
-        self.metrics.close()
+        with contextlib.suppress(OSError):  # of a line that `log` has said it could not write
+            self.metrics.close()
 
     def say(self, text=""):
         """Print `text`, unless --quiet."""
@@ -285,14 +310,24 @@ class Run:
             print(text, flush=True)
 
     def path(self, name):
-        """The path of the file `name` of this run, to be listed at the end."""
+        """The path of the file `name` of this run, to be listed at the end; it is in `args.out`."""
+        if Path(name).name != name or name in ("", ".."):
+            raise ValueError(f"{name!r} is no name of a file")
         self.files.append(name)
         return self.out / name
 
     def log(self, **figures):
         """Append one line to METRICS."""
-        self.metrics.write(json.dumps(figures, default=float) + "\n")
-        self.metrics.flush()
+        try:
+            self.metrics.write(json.dumps(figures, default=float) + "\n")
+            self.metrics.flush()
+        except OSError as error:
+            error.filename = str(self.out / METRICS)
+            raise
+
+    def sync(self):
+        """Have METRICS on the disk, whatever happens to the machine."""
+        os.fsync(self.metrics.fileno())
 
     def epochs(self, label):
         """What `fit` logged of each epoch, also before the run was gone on with."""

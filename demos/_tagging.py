@@ -219,6 +219,7 @@ class Forms:
         known = kit.vocabulary([[word.lower() for word in words]], (kit.UNKNOWN,), least=2)
         letters = kit.vocabulary(words, (kit.UNKNOWN, START, STOP))
         self.words, self.letters = len(known), len(letters)
+        self.vocabulary = {"words": known.words, "letters": letters.words}
         forms = sorted({word for part in (train, *others) for line in part for word in line.words})
         self.numbers = kit.Vocabulary(["", *forms])
         self.word = known.encode([form.lower() for form in self.numbers.words])

@@ -1,14 +1,23 @@
-"""The training loop of the demos, and what it takes to stop it and to go on bit by bit."""
+"""The training loop of the demos, and what it takes to stop it and to go on bit by bit.
 
+`fit` trains a model.  `Training` is where it stands: all that decides how it goes on.  With
+`resume_flags` a `Keeper` writes that to a checkpoint every minute, after every epoch, and when the
+user presses Ctrl-C.
+"""
+
+import itertools
 import math
+import os
+import signal
+import sys
+import threading
 import time
+import warnings
 
 import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
-
-SAVE_EVERY = 60.0  # seconds of training between checkpoints
 
 
 def fit(
@@ -26,6 +35,7 @@ def fit(
     clip=5.0,
     validate=None,
     carry=False,
+    vocabulary=None,
 ):
     """Train `model`; the losses of all steps.
 
@@ -35,27 +45,21 @@ def fit(
     `minutes`, if given, else after `epochs`, or `args.epochs`.  The rate of the optimiser, Adam of
     `args.lr` if None, is multiplied by `rate(share)` when that share is done.  `validate()`, the
     higher the better, is asked after each epoch, and the model ends with the weights of the best.
-    With `resume_flags` checkpoints are kept in `args.out`, from which --resume goes on.
+    With `resume_flags` checkpoints are kept in `args.out`, from which --resume goes on, provided
+    that settings and `vocabulary`, as in `save_model`, are the same.
     """
     optimizer = optimizer or tg.optim.Adam(model.parameters(), lr=args.lr)
     lr, epochs = optimizer.lr, epochs or getattr(args, "epochs", None)
-    now, keep = Training(model, optimizer, args), "resume" in args
-    path = args.out / f"{label.replace(' ', '_')}.training.npz"
-    if keep and args.resume and path.exists():
-        now.load(path)
-        if len(run.epochs(label)) < now.epoch:
-            raise kit.DataError(
-                f"{run.out / kit.METRICS} has fewer epochs of {label!r} than {path}, {now.epoch};"
-                " --resume needs both as the run left them"
-            )
-        run.say(f"{label}: goes on after {len(now.losses)} steps")
-    elif keep and args.resume:
-        run.say(f"{label}: no checkpoint at {path}, so from the beginning")
-    begun, next_save = time.monotonic() - now.seconds, time.monotonic() + SAVE_EVERY
-    with kit.Progress(run, label) as progress:
+    schedule = {"lr": lr, "clip": clip, "epochs": epochs, "minutes": minutes}
+    now = Training(model, optimizer, args, schedule, vocabulary or {})
+    with (
+        np.errstate(all="ignore"),  # what is not finite is told in one line, not in warnings too
+        Keeper(now, args, run, label) as keeper,
+        kit.Progress(run, label) as progress,
+    ):
+        begun = time.monotonic() - now.seconds
         while now.share < 1:
-            now.epoch_began = now.rng.bit_generator.state
-            parts = batches(now.rng)
+            parts = now.epoch_of(batches)
             for batch in parts[now.step :]:
                 if carry:
                     loss, state = loss_of(batch, now.state)
@@ -65,9 +69,8 @@ def fit(
                 kit.check_finite(loss.item())
                 optimizer.zero_grad()
                 loss.backward()
-                tg.optim.clip_grad_norm_(model.named_parameters(), clip)
                 optimizer.lr = lr * rate(now.share)
-                optimizer.step()
+                step_of(optimizer, model, clip)
                 now.losses.append(loss.item())
                 now.step, now.seconds = now.step + 1, time.monotonic() - begun
                 if minutes:
@@ -77,84 +80,240 @@ def fit(
                 progress.reached(now.share, f"loss {np.mean(now.losses[-100:]):.3f}")
                 if now.share >= 1:
                     break
-                if keep and time.monotonic() >= next_save:
-                    now.save(path)
-                    next_save = time.monotonic() + SAVE_EVERY
+                keeper.after_step()
             loss = np.mean(now.losses[-now.step :])
             score = validate() if validate else None
             run.log(label=label, epoch=now.epoch + 1, loss=loss, validation=score)
             now.end_epoch(score)
-            if keep:
-                now.save(path)
+            keeper.after_epoch(score)
     if validate:
         model.load_state_dict(now.best)
     return now.losses
 
 
+def step_of(optimizer, model, clip):
+    """A step along gradients of at most this norm; Diverged, and no step, if one is not finite."""
+    try:
+        tg.optim.clip_grad_norm_(model.named_parameters(), clip)
+        optimizer.step()
+    except tg.NonFiniteError as error:
+        what = error.args[0].splitlines()[0].partition(": ")[2]
+        raise kit.Diverged(f"training diverged: {what}; try a smaller --lr") from error
+
+
 class Training:
     """Where a training run stands: all that decides how it goes on, to be saved and loaded."""
 
-    def __init__(self, model, optimizer, args):
+    FIGURES = ("epoch", "step", "steps", "share", "seconds", "best_score")
+
+    def __init__(self, model, optimizer, args, schedule, vocabulary):
         self.model, self.optimizer = model, optimizer
-        own = {"resume", "out", "quiet", "no_plot"}  # what decides nothing
+        own = {"resume", "out", "quiet", "no_plot", "save_every", "command"}  # what decides nothing
         self.settings = {key: str(value) for key, value in vars(args).items() if key not in own}
+        self.schedule, self.vocabulary = schedule, vocabulary
         self.rng = np.random.default_rng([args.seed, *b"batches"])  # unlike those that make data
         self.epoch_began = self.rng.bit_generator.state  # from which its batches are drawn again
-        self.epoch, self.step, self.share, self.seconds = 0, 0, 0.0, 0.0
+        self.epoch, self.step, self.steps, self.share, self.seconds = 0, 0, 0, 0.0, 0.0
         self.losses, self.state = [], None
         self.best, self.best_score = {}, -math.inf
+
+    def epoch_of(self, batches):
+        """The batches of this epoch; DataError if it was begun with more of them, or fewer."""
+        self.epoch_began = self.rng.bit_generator.state
+        parts = batches(self.rng)
+        if self.steps not in (0, len(parts)):
+            raise kit.DataError(
+                f"an epoch has {len(parts):,} batches and had {self.steps:,}; expected: the data"
+                " that training began with; --resume cannot go on with others"
+            )
+        self.steps = len(parts)
+        return parts
 
     def end_epoch(self, score):
         """Go on to the next epoch; remember the weights if the score is the best so far."""
         if score is not None and score > self.best_score:
-            self.best, self.best_score = self.model.state_dict(), score
+            self.best, self.best_score = self.model.state_dict(), float(score)
         self.epoch, self.step, self.state = self.epoch + 1, 0, None
         self.epoch_began = self.rng.bit_generator.state
 
-    def save(self, path):
-        """Write a checkpoint, in one step: the file is the old one or the new one."""
-        pair = isinstance(self.state, tuple)
-        state = self.state if pair else [] if self.state is None else [self.state]
-        parts = {
+    def saved(self):
+        """All of it, for `tg.Checkpoints`."""
+        return {
+            "settings": self.settings,
+            "schedule": self.schedule,
+            "vocabulary": self.vocabulary,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "best": self.best,
-            "state": {str(i): x for i, x in enumerate(state)},
+            "state": self.state,
+            "losses": np.array(self.losses, float),
+            "epoch_began": self.epoch_began,
+            "drawn": tg.default_rng().bit_generator.state,
+            "figures": {name: getattr(self, name) for name in self.FIGURES},
         }
-        arrays = {f"{part}.{name}": x for part, own in parts.items() for name, x in own.items()}
-        figures = ("epoch", "step", "share", "seconds", "best_score", "settings", "epoch_began")
-        metadata = {name: getattr(self, name) for name in figures}
-        metadata |= {"pair": pair, "drawn": tg.default_rng().bit_generator.state}
-        tg.save(path, arrays | {"losses": np.array(self.losses)}, metadata)
 
-    def load(self, path):
-        """Stand where the checkpoint was written; DataError if that run had other settings."""
-        saved = tg.load(path)
-        metadata = saved.metadata
-        if "settings" not in metadata:
-            raise kit.DataError(f"{path} holds no weights in training; expected: what a run left")
-        then = metadata.pop("settings")
-        other = [key for key in self.settings if then.get(key) != self.settings[key]]
+    def load(self, saved):
+        """Stand where `saved` was made, or, after an error, where this stood before.
+
+        DataError if that run had other settings or another vocabulary, CheckpointError if a part
+        does not fit.
+        """
+        before = self.saved()
+        if not isinstance(saved, dict) or saved.keys() != before.keys():
+            raise tg.CheckpointError("this is no training run\n  expected: what fit has saved")
+        try:
+            self._check(saved)
+            self._take(saved)
+        except BaseException as error:
+            self._take(before)
+            if isinstance(error, (AttributeError, LookupError, TypeError, ValueError)):
+                raise tg.CheckpointError(
+                    f"a part of the checkpoint does not fit: {error}"
+                ) from error
+            raise
+
+    def _check(self, saved):
+        """Raise DataError if the settings or the vocabulary are others."""
+        then = saved["settings"]
+        other = [key for key, value in self.settings.items() if then.get(key) != value]
         if other:
             was = ", ".join(f"--{key.replace('_', '-')} {then.get(key)}" for key in other)
-            raise kit.DataError(f"--resume goes on with the settings of {path}, where {was}")
+            raise kit.DataError(f"--resume goes on with the settings of the run, where {was}")
+        if saved["schedule"] != self.schedule:
+            raise kit.DataError(
+                f"--resume goes on with the schedule of the run, {saved['schedule']};"
+                f" this program has another, {self.schedule}"
+            )
+        if words := other_words(self.vocabulary, saved["vocabulary"]):
+            raise kit.DataError(f"--resume needs the data of the run, but {words}")
 
-        def part(name):
-            prefix = name + "."
-            return {k.removeprefix(prefix): x for k, x in saved.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model"))
-        self.optimizer.load_state_dict(part("optimizer"))
-        state = [tg.tensor(x) for x in part("state").values()]
-        self.state = tuple(state) if metadata.pop("pair") else state[0] if state else None
-        self.best, self.losses = part("best"), saved["losses"].tolist()
-        tg.default_rng().bit_generator.state = metadata.pop("drawn")
-        for name, figure in metadata.items():
+    def _take(self, saved):
+        for weights in filter(None, (saved["best"], saved["model"])):
+            self.model.load_state_dict(weights)
+        self.optimizer.load_state_dict(saved["optimizer"])
+        tg.default_rng().bit_generator.state = saved["drawn"]
+        self.rng.bit_generator.state = self.epoch_began = saved["epoch_began"]
+        for name in self.FIGURES:
+            kind, figure = type(getattr(self, name)), saved["figures"][name]
+            if type(figure) is not kind:
+                raise TypeError(f"{name} is {figure!r}, expected: {kind.__name__}")
             setattr(self, name, figure)
-        self.rng.bit_generator.state = self.epoch_began
+        self.losses, self.best, self.state = saved["losses"].tolist(), saved["best"], saved["state"]
 
 
-def start_from(model, args):
-    """Load the weights that --init-from names, if it does."""
-    if args.init_from:
-        model.load_state_dict(tg.load(args.init_from))
+class Keeper:
+    """What keeps the checkpoints of a run, if its demo has `resume_flags`; else it does nothing.
+
+    Within it the first Ctrl-C only asks for a stop, which comes after the step, when all parts of
+    the state belong together; the second stops at once.
+    """
+
+    def __init__(self, now, args, run, label):
+        self.now, self.args, self.run, self.label = now, args, run, label
+        self.checkpoints, self.stopping, self.next_save = None, False, math.inf
+        if "resume" in args:
+            self.checkpoints = tg.Checkpoints(args.out, label.replace(" ", "_"))
+            if args.resume:
+                self.go_on()
+            self.next_save = time.monotonic() + args.save_every
+
+    def go_on(self):
+        """Load the newest checkpoint that is whole; say so, and which were not."""
+        with warnings.catch_warnings(record=True, action="always") as told:
+            saved = self.checkpoints.latest()
+        for line in told:
+            print(f"warning: {line.message}", file=sys.stderr)
+        if saved is None:
+            self.run.say(f"{self.label}: no checkpoint in {self.run.out}, so from the beginning")
+            return
+        self.now.load(saved)
+        if len(self.run.epochs(self.label)) < self.now.epoch:
+            raise kit.DataError(
+                f"{self.run.out / kit.METRICS} has fewer epochs of {self.label!r} than the"
+                f" checkpoint, {self.now.epoch}; --resume needs both as the run left them"
+            )
+        self.run.say(f"{self.label}: goes on after {len(self.now.losses)} steps")
+
+    def after_step(self):
+        """Save, if it is time; stop, if the user asked for it."""
+        if self.checkpoints and (self.stopping or time.monotonic() >= self.next_save):
+            self.save()
+
+    def after_epoch(self, score):
+        """Save, and stop, if the user asked for it."""
+        if self.checkpoints:
+            self.run.sync()  # the checkpoint counts on the line of this epoch
+            self.save(score)
+
+    def save(self, score=None):
+        """Write a checkpoint; KeyboardInterrupt if the user wants to stop."""
+        try:
+            self.checkpoints.save(self.now.saved(), score)
+        except OSError as error:
+            raise OSError(
+                f"{error}; the checkpoints from before are whole: when that is mended, go on with"
+                f" {kit.go_on(self.args)}"
+            ) from error
+        self.next_save = time.monotonic() + self.args.save_every
+        if self.stopping:
+            raise KeyboardInterrupt
+
+    def __enter__(self):
+        # Elsewhere than in the main thread Python has no signals, and who ignores Ctrl-C, as nohup
+        # does, or has a handler of their own, keeps it.
+        ours = threading.current_thread() is threading.main_thread()
+        ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        self.handles = bool(self.checkpoints) and ours
+        if self.handles:
+            signal.signal(signal.SIGINT, self.asked)
+        return self
+
+    def __exit__(self, *_):
+        if self.handles:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    def asked(self, *_):
+        """What the first Ctrl-C does."""
+        self.stopping = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        # Not print: the signal may have come in the middle of one.
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
+
+
+# ---- weights to begin with ----
+
+
+def save_model(run, name, model, vocabulary, **sizes):
+    """Write NAME.npz: the weights, and in the metadata what their rows stand for.
+
+    `vocabulary` is {what: its words in order}, of all that the weights have rows for.
+    """
+    tg.save(run.path(f"{name}.npz"), model.state_dict(), {"vocabulary": vocabulary, **sizes})
+
+
+def start_from(model, args, vocabulary):
+    """Load the weights that --init-from names, if it does; DataError if they are for other words.
+
+    A file that was not written by `save_model` may not say for which words it is; then stderr does.
+    """
+    if not args.init_from:
+        return
+    saved = tg.load(args.init_from)
+    if "vocabulary" not in saved.metadata:
+        print(f"warning: {args.init_from} does not say what its rows stand for", file=sys.stderr)
+    elif words := other_words(vocabulary, saved.metadata["vocabulary"]):
+        raise kit.DataError(f"--init-from {args.init_from} has weights for other data: {words}")
+    model.load_state_dict(saved)
+
+
+def other_words(now, then):
+    """What first differs in two vocabularies, {what: its words in order}; None if nothing does."""
+    if not isinstance(then, dict) or then.keys() != now.keys():
+        return f"its vocabulary is not one of {' and of '.join(now)}"
+    for what, words in now.items():
+        others = then[what] if isinstance(then[what], list) else []
+        for i, (word, other) in enumerate(itertools.zip_longest(words, others)):
+            if word != other:
+                here, there = ["none" if x is None else kit.shown(str(x)) for x in (word, other)]
+                return f"number {i} of its {what} is {there}, and here {here}"
+    return None

@@ -61,7 +61,7 @@ def windows(ids, streams, bptt):
     return [(x[t : t + bptt], y[t : t + bptt]) for t in range(0, length, bptt)]
 
 
-def train(model, ids, valid, args, run):
+def train(model, ids, valid, vocabulary, args, run):
     """Train, and return the losses by column as they fell, epoch by epoch."""
     parts = windows(ids, args.batch_size, args.bptt)
 
@@ -74,6 +74,7 @@ def train(model, ids, valid, args, run):
         return -evaluate(model, valid)
 
     settings = {"minutes": args.minutes, "clip": args.clip, "validate": validate, "carry": True}
+    settings |= {"vocabulary": vocabulary}
     losses = training.fit(model, loss_of, lambda rng: parts, args, run, **settings)
     steps = range(len(parts), len(losses) + len(parts), len(parts))  # the last may be cut short
     characters = args.batch_size * args.bptt
@@ -164,10 +165,17 @@ def default_text():
 
 def encoded(text, chars):
     """The ids of the characters of `text`; `chars` is sorted."""
-    unknown = set(text) - set(chars)
+    unknown = "".join(sorted(set(text) - set(chars)))
     if unknown:
-        raise kit.DataError(f"--prime: the text does not have {', '.join(sorted(unknown))}")
-    return np.searchsorted(chars, list(text))
+        raise kit.DataError(
+            f"--prime: {kit.shown(unknown)}; expected: characters that the text has; leave them out"
+        )
+    return np.searchsorted(codes("".join(chars)), codes(text))
+
+
+def codes(text):
+    """The number that Unicode has for each character: an array needs less room than a list."""
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.dtype("<u4"))
 
 
 def read(args, run):
@@ -180,7 +188,8 @@ def read(args, run):
     if cut <= args.batch_size * args.bptt or len(ids) - cut < args.bptt:
         raise kit.DataError(
             f"{source}: {len(ids):,} characters are too few for windows of --bptt {args.bptt} steps"
-            f" in --batch-size {args.batch_size} streams"
+            f" in --batch-size {args.batch_size} streams; expected: {args.batch_size * args.bptt}"
+            f" or more in nine tenths of it, {args.bptt} in the last; give more text or lower one"
         )
     run.say(f"text: {source}, {len(ids):,} characters, {len(chars)} different")
     return chars, ids[:cut], ids[cut:], encoded(args.prime or text[:20], chars)
@@ -191,20 +200,21 @@ def demo(args, run):
     orders = [-np.log(p).mean() for p in witten_bell(ids, valid, len(chars))]
     run.log(ngram_orders=orders)
     model = CharLM(len(chars), args.hidden_size, args.cell, args.layers, args.dropout)
-    training.start_from(model, args)
+    vocabulary = {"characters": chars}
+    training.start_from(model, args, vocabulary)
     run.say(f"parameters: {sum(p.size for p in model.parameters()):,}")
 
     valid = np.concatenate([ids[-1:], valid])  # whose first character is to be predicted too
     norms = {"t": range(1, args.bptt)}
     norms["untrained"] = gradient_norms(model, valid, args.bptt)
-    curve = train(model, ids, valid, args, run)
+    curve = train(model, ids, valid, vocabulary, args, run)
     norms["trained"] = gradient_norms(model, valid, args.bptt)
 
     levels = {f"{n}-gram": bar for n, bar in enumerate(orders, 1)}
     run.curves("loss", curve, "nats per character", levels)
     run.curves("gradient_norms", norms, "norm of dE/dh at step t", log_scale=True)
     sizes = {"cell": args.cell, "layers": args.layers, "hidden_size": args.hidden_size}
-    tg.save(run.path("model.npz"), model.state_dict(), {"chars": "".join(chars), **sizes})
+    training.save_model(run, "model", model, vocabulary, **sizes)
     loss = min(curve["validation"])
     print_verdicts(loss, orders)
     if args.sample:

@@ -116,6 +116,10 @@ class Task(NamedTuple):
     targets: kit.Vocabulary
     steps: int  # to write at most
 
+    def vocabulary(self):
+        """What the rows of a model's weights stand for."""
+        return {"source's words": self.sources.words, "target's words": self.targets.words}
+
     def ids(self, examples):
         """The sources and the targets as ids."""
         x = [self.sources.encode(example.source) for example in examples]
@@ -146,6 +150,7 @@ def fit(model, task, args, run):
         args,
         run,
         validate=validate,
+        vocabulary=task.vocabulary(),
     )
 
 
@@ -215,9 +220,9 @@ def demo(args, run):
     run.say(f"{sum(p.size for p in model.parameters()):,} parameters")
     written = {NEIGHBOUR: guesses} if guesses else {}
     written |= searched("untrained", model, task, task.test, 1, trees)
-    training.start_from(model, args)
+    training.start_from(model, args, task.vocabulary())
     losses = fit(model, task, args, run)
-    tg.save(run.path("model.npz"), model.state_dict())
+    training.save_model(run, "model", model, task.vocabulary())
     draw_losses(losses, run)
     written |= searched("greedy", model, task, task.test, 1, trees)
     written |= searched(f"beam of {args.beam}", model, task, task.test, args.beam, trees)

@@ -200,7 +200,7 @@ def of_lines(model, function, x):
     return found
 
 
-def train(model, name, data, args, run):
+def train(model, name, data, vocabulary, args, run):
     """Train `model`; it ends with the weights of the epoch that was best on dev."""
     (x, y, _), dev = data["train"], data["dev"]
     lengths = np.array([len(line) for line in x])
@@ -215,7 +215,8 @@ def train(model, name, data, args, run):
         hits = np.concatenate(of_lines(model, model.said, dev.x)) == np.concatenate(dev.y)
         return hits[np.concatenate(dev.counts)].mean()
 
-    training.fit(model, loss_of, epoch, args, run, name, validate=validate)
+    settings = {"validate": validate, "vocabulary": vocabulary}
+    training.fit(model, loss_of, epoch, args, run, name, **settings)
 
 
 # ---- figures ----
@@ -256,7 +257,7 @@ def branches(model, x, y):
 
 
 def read(args, run):
-    """{part: its lines}, the forms, and the number of tags."""
+    """{part: its lines}, the forms, and the tags."""
     lines = read_lines(args.data, STDLIB[:3] if args.quick else STDLIB)
     parts = split([line for line in lines if any(line.tags)], PARTS)
     rng, taken = np.random.default_rng(args.seed), {}
@@ -265,10 +266,13 @@ def read(args, run):
         taken[name] = [lines[i] for i in rng.permutation(len(lines))[:size]]
         run.say(f"{name}: {len(taken[name]):,} lines of {len(lines):,}")
     if not all(taken.values()):
-        raise kit.DataError("too few lines to train on some and to test on others")
+        raise kit.DataError(
+            f"{args.data}: {', '.join(f'{len(v)} lines to {k}' for k, v in taken.items())};"
+            " expected: some in each; give more text"
+        )
     forms, tags = Forms(*taken.values()), tag_numbers(taken["train"], MARKS)
     run.say(f"tags: {', '.join(tags)}")
-    return {name: encoded(lines, forms, tags) for name, lines in taken.items()}, forms, len(tags)
+    return {name: encoded(lines, forms, tags) for name, lines in taken.items()}, forms, list(tags)
 
 
 def kinds_of_words(train, test):
@@ -288,15 +292,15 @@ def kinds_of_words(train, test):
 def demo(args, run):
     data, forms, tags = read(args, run)
     test = data[args.on]
-    said, models = {}, {}
+    said, models, vocabulary = {}, {}, forms.vocabulary | {"tags": tags}
     for name in args.readers:
         kind, how = READERS[name]
         tg.manual_seed(args.seed)  # so that it does not matter which other nets there are
-        model = models[name] = kind(forms, tags, args, **how)
-        training.start_from(model, args)
+        model = models[name] = kind(forms, len(tags), args, **how)
+        training.start_from(model, args, vocabulary)
         run.say(f"{name}: {sum(p.size for p in model.parameters()):,} parameters")
-        train(model, name, data, args, run)
-        tg.save(run.path(f"{name}.npz"), model.state_dict())
+        train(model, name, data, vocabulary, args, run)
+        training.save_model(run, name, model, vocabulary)
         said[name] = of_lines(model, model.said, test.x)
         if isinstance(model, Conditioned):
             for beam in BEAMS:

@@ -144,7 +144,7 @@ def trained(context, corpus, args, run):
     size = 2 * args.hidden_size
     attend, sizes = CONTEXTS[context](size), [len(language) for language in corpus.languages]
     model = Translator(*sizes, args.embedding, size, attend, args.dropout)
-    training.start_from(model, args)
+    training.start_from(model, args, corpus.vocabulary)
     train = corpus.ids["train"]
     lengths = np.array([len(target) for _, target in train])
 
@@ -161,13 +161,12 @@ def trained(context, corpus, args, run):
         return bleu
 
     epoch = functools.partial(kit.batches, lengths, args.batch_size)
-    losses = training.fit(
-        model, loss_of, epoch, args, run, context, rate=rate, clip=1.0, validate=validate
-    )
+    settings = {"rate": rate, "clip": 1.0, "validate": validate, "vocabulary": corpus.vocabulary}
+    losses = training.fit(model, loss_of, epoch, args, run, context, **settings)
     count = sum(p.size for p in model.parameters())
     run.say(f"{context}: {count:,} parameters, {len(losses):,} updates")
     run.log(context=context, parameters=count, updates=len(losses))
-    tg.save(run.path(f"{context}.npz"), model.state_dict())
+    training.save_model(run, context, model, corpus.vocabulary)
     return model.eval()
 
 
@@ -349,6 +348,8 @@ def main(argv=None):
     kit.training_flags(p, epochs=3, batch_size=32, lr=5e-3)
     kit.resume_flags(p)
     args = p.parse_args(argv)
+    if args.init_from and len(args.context) > 1:
+        p.error("--init-from: the weights are those of one net, so name one by --context")
     if args.quick:
         args.epochs, args.embedding, args.hidden_size, args.beam = 1, 16, 16, [1, 2]
     return kit.main(demo, args)

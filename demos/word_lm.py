@@ -111,7 +111,7 @@ def rate(args):
     return lambda share: factor(math.floor(share * args.epochs + 1e-6))
 
 
-def train(model, train_ids, valid, args, run, label):
+def train(model, train_ids, valid, vocabulary, args, run, label):
     """Train the model; its perplexity on the validation part after each epoch.
 
     The published rate and clip are for E summed over the steps of a window.  The loss here is its
@@ -131,7 +131,7 @@ def train(model, train_ids, valid, args, run, label):
 
     optimizer = tg.optim.SGD(model.parameters(), args.lr * args.bptt)
     settings = {"clip": args.clip / args.bptt, "rate": rate(args), "validate": validate}
-    settings |= {"optimizer": optimizer, "carry": True}
+    settings |= {"optimizer": optimizer, "carry": True, "vocabulary": vocabulary}
     training.fit(model, loss_of, lambda rng: parts, args, run, label, **settings)
     return [-line["validation"] for line in run.epochs(label)]
 
@@ -194,10 +194,12 @@ def treebank(folder, part):
     """The words of ptb.PART.txt or PART.txt as they stand there, with END after each line."""
     for path in (folder / f"ptb.{part}.txt", folder / f"{part}.txt"):
         if path.exists():
-            lines = [[*line.split(), END] for line in kit.read_text(path).splitlines()]
+            text = kit.read_text(path).removesuffix("\n")
+            lines = [[*line.split(), END] for line in text.split("\n")]  # U+2028 ends none
             return [kit.UNKNOWN if word == "<unk>" else word for line in lines for word in line]
     raise kit.DataError(
-        f"{folder}: no {part}.txt and no ptb.{part}.txt; expected: {', '.join(PARTS)}, or one file"
+        f"{folder}: no {part}.txt and no ptb.{part}.txt; expected: one for each of"
+        f" {', '.join(PARTS)}; or name a single file by --data"
     )
 
 
@@ -220,7 +222,7 @@ def encoded(parts, least, args):
         if len(words) < fewest:
             raise kit.DataError(
                 f"{args.data or 'the docstrings'}: {len(words)} words to {part} on;"
-                f" expected: {fewest} or more"
+                f" expected: {fewest} or more; give more text"
             )
     return vocabulary, [vocabulary.encode(words) for words in parts]
 
@@ -240,16 +242,16 @@ def demo(args, run):
     orders = {f"{n}-grams": perplexity(p[:cut]) for n, p in enumerate(grams, 1)}
     best = min(orders, key=orders.get)
     found = {best: grams[list(orders).index(best)]}
-    curve = {"epoch": range(1, args.epochs + 1)}
+    curve, words = {"epoch": range(1, args.epochs + 1)}, {"words": vocabulary.words}
     for cell in args.cells:
         sizes = args.layers, args.hidden_size, args.dropout, args.tied
         model = drawn(WordLM(len(vocabulary), cell, *sizes), args.init)
-        training.start_from(model, args)
+        training.start_from(model, args, words)
         run.say(f"{cell}: {sum(w.size for w in model.parameters()):,} parameters")
-        curve[cell] = train(model, train_ids, valid, args, run, cell)
+        curve[cell] = train(model, train_ids, valid, words, args, run, cell)
         found[cell] = probabilities(model, train_ids[-1:], held)
         found[f"{cell} and {best}"] = mixed(found[cell], found[best], cut)
-        tg.save(run.path(f"{cell}.npz"), model.state_dict(), {"words": vocabulary.words})
+        training.save_model(run, cell, model, words)
     levels = {name: figure for name, figure in orders.items() if name != "1-grams"}  # far above
     run.curves("perplexity", curve, "perplexity on the validation part", levels)
     figures = {name: (perplexity(p[:cut]), perplexity(p[cut:])) for name, p in found.items()}

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from demos import _ngrams
-from demos import _training as training
 from demos import char_lm as demo
 
 SMOOTHINGS = [_ngrams.witten_bell, _ngrams.kneser_ney]
@@ -182,7 +181,6 @@ class Stopped(Exception):
 
 
 def test_a_stopped_run_that_goes_on_ends_with_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)  # a checkpoint after each step
     assert run(tmp_path, "--epochs", 3, name="whole") == 0
     evaluate, calls = demo.evaluate, []
 

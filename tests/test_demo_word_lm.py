@@ -43,7 +43,7 @@ def test_a_quick_run_leaves_its_files_and_its_figures(tmp_path, capsys):
     assert len((tmp_path / "perplexity.csv").read_text().splitlines()) == 3
     for cell in demo.CELLS:
         saved = tg.load(tmp_path / f"{cell}.npz")
-        assert len(saved.metadata["words"]) == len(saved["embed.weight"])
+        assert len(saved.metadata["vocabulary"]["words"]) == len(saved["embed.weight"])
 
 
 def test_claims_are_about_the_test_part_and_the_models_there_are(tmp_path):
@@ -185,7 +185,7 @@ def test_a_step_is_that_of_the_summed_loss_at_the_published_rate(clip, tmp_path)
     model, other = model_of(), model_of()
     other.load_state_dict(model.state_dict())
     with kit.Run(args) as run:
-        demo.train(model, ids, ids, args, run, "lstm")
+        demo.train(model, ids, ids, {}, args, run, "lstm")
 
     (x, y), *_ = demo.windows(ids, 2, 3)
     logits, _ = other(x)

@@ -1,0 +1,81 @@
+"""A small training run on the demos' kit, which can be stopped at any step."""
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from demos import _kit as kit
+from demos import _training as training
+
+STEPS = 12  # of a whole run: three epochs of four
+WORDS = {"words": ["a", "b"]}
+
+
+class Net(tg.nn.Module):
+    """A recurrent net with dropout: it carries a state, and it draws random numbers."""
+
+    def __init__(self):
+        self.cell, self.dropout = tg.nn.LSTMCell(2, 3), tg.nn.Dropout(0.3)
+
+    def forward(self, x, state):
+        h, c = self.cell(x, state)
+        return self.dropout(h), (h, c)
+
+
+class Stopped(Exception):
+    """What ends a run in the middle."""
+
+
+def settings(folder, *flags):
+    """The flags of a run that writes to `folder`."""
+    p = kit.parser("test_kit", "A run to be stopped.")
+    kit.training_flags(p, epochs=3, batch_size=2, lr=0.05)
+    kit.resume_flags(p)
+    return p.parse_args(["--quiet", "--no-plot", "--out", str(folder), *map(str, flags)])
+
+
+def train(args, before_step=None, scored=True, vocabulary=WORDS, batches=4, clip=5.0):
+    """The weights and the losses of a run; `before_step(i)` is called before each step of it."""
+    data = np.random.default_rng(5).normal(size=(batches, 2, 2))  # batches of two rows
+    with kit.Run(args) as run:
+        net, steps = Net(), []
+
+        def loss_of(batch, state):
+            if before_step:
+                before_step(len(steps))
+            steps.append(batch)
+            y, state = net(data[batch], state)
+            return (y * y).mean(), state
+
+        def score():  # the best epoch is the second one
+            return (1.0, 3.0, 2.0)[len(run.epochs("training"))]
+
+        losses = training.fit(
+            net,
+            loss_of,
+            lambda rng: rng.permutation(batches).tolist(),
+            args,
+            run,
+            carry=True,
+            clip=clip,
+            validate=score if scored else None,
+            vocabulary=vocabulary,
+        )
+    return net.state_dict(), losses
+
+
+def stop_at(step):
+    """What stops a run before that step."""
+
+    def before_step(i):
+        if i == step:
+            raise Stopped
+
+    return before_step
+
+
+def same(one, other):
+    """Whether two runs ended with the same weights, of the same losses, bit by bit."""
+    (weights, losses), (others, more) = one, other
+    return losses == more and all(
+        weights[name].tobytes() == others[name].tobytes() for name in weights
+    )

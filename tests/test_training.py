@@ -1,0 +1,342 @@
+"""The training loop of the demos: stopped at any step it goes on bit by bit, or says why not."""
+
+import argparse
+import json
+import os
+import signal
+import threading
+import warnings
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from demos import _kit as kit
+from demos import _training as training
+from tests.runs import STEPS, WORDS, Net, Stopped, same, settings, stop_at, train
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights and the losses of a run that nothing stops."""
+    tg.manual_seed(0)
+    return train(settings(tmp_path_factory.mktemp("whole")))
+
+
+def stopped(folder, step, *flags, **how):
+    """The checkpoints, oldest first, and the metrics of a run that was stopped before a step."""
+    with pytest.raises(Stopped):
+        train(settings(folder, *flags), stop_at(step), **how)
+    return sorted(folder.glob("*.npz")), folder / kit.METRICS
+
+
+# ---- going on ----
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_a_run_stopped_at_any_step_goes_on_bit_by_bit(step, tmp_path, whole):
+    stopped(tmp_path, step, "--save-every", 0)
+    assert same(train(settings(tmp_path, "--resume")), whole)  # of the best epoch
+
+
+def test_a_run_stopped_again_and_again_goes_on_bit_by_bit(tmp_path, whole):
+    for steps in (3, 1, 0, 4, 2):
+        stopped(tmp_path, steps, "--save-every", 0, "--resume")
+    assert same(train(settings(tmp_path, "--resume")), whole)
+    assert len(list(tmp_path.glob("training-*.npz"))) in (3, 4)  # the last three and the best
+
+
+def test_a_run_stopped_between_checkpoints_goes_on_from_the_last_epoch(tmp_path, whole):
+    checkpoints, _ = stopped(tmp_path, 6)  # in the second epoch of four steps
+    assert len(checkpoints) == 1
+    assert same(train(settings(tmp_path, "--resume")), whole)
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path, whole):
+    train(settings(tmp_path))
+    assert same(train(settings(tmp_path, "--resume"), stop_at(0)), whole)
+
+
+def test_the_model_ends_with_the_weights_of_the_best_epoch(tmp_path, whole):
+    (*_, last), _ = stopped(tmp_path, 8, scored=False)  # after two epochs
+    saved = tg.load(last)
+    for name, x in whole[0].items():
+        assert np.array_equal(x, saved[f"state.model.{name}"])
+
+
+def test_the_best_is_among_the_checkpoints(tmp_path, whole):
+    train(settings(tmp_path, "--save-every", 0))
+    best = tg.Checkpoints(tmp_path, "training").best()
+    assert best["figures"]["epoch"] == 2
+    assert all(np.array_equal(x, best["model"][name]) for name, x in whole[0].items())
+
+
+def test_resume_without_a_checkpoint_begins_and_says_so(tmp_path, capsys, whole):
+    args = settings(tmp_path, "--resume")
+    args.quiet = False
+    assert same(train(args), whole) and "from the beginning" in capsys.readouterr().out
+
+
+def test_a_resumed_run_adds_to_the_metrics(tmp_path):
+    stopped(tmp_path, 6)
+    train(settings(tmp_path, "--resume"))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
+
+
+def test_a_line_of_metrics_that_was_cut_short_does_not_stop_a_run(tmp_path, whole):
+    _, metrics = stopped(tmp_path, 6)
+    metrics.write_bytes(metrics.read_bytes() + b'{"label": "training", "epo\xe2')
+    assert same(train(settings(tmp_path, "--resume")), whole)
+    found = [kit.figures_in(line) for line in metrics.read_text(errors="replace").splitlines()]
+    assert [line["epoch"] for line in found if "epoch" in line] == [1, 2, 3]
+    assert sum("settings" in line for line in found) == 2
+
+
+# ---- what it does not go on from ----
+
+
+def test_a_damaged_checkpoint_is_named_in_a_line_and_the_one_before_it_taken(
+    tmp_path, whole, capsys
+):
+    (*_, last), _ = stopped(tmp_path, 6, "--save-every", 0)
+    last.write_bytes(last.read_bytes()[:-100])
+    assert same(train(settings(tmp_path, "--resume")), whole)
+    err = capsys.readouterr().err
+    assert err.startswith(f"warning: {last}: it cannot be read") and err.count("\n") == 1
+
+
+def refused(folder, error, match, *flags, **how):
+    """That --resume is refused, and leaves the checkpoints as they were."""
+    before = {path: path.read_bytes() for path in folder.glob("*.npz")}
+    with pytest.raises(error, match=match) as caught:
+        train(settings(folder, "--resume", *flags), **how)
+    assert before == {path: path.read_bytes() for path in folder.glob("*.npz")}
+    return str(caught.value)
+
+
+def test_if_no_checkpoint_is_whole_that_is_an_error(tmp_path):
+    checkpoints, _ = stopped(tmp_path, 6, "--save-every", 0)
+    for path in checkpoints:
+        path.write_bytes(path.read_bytes()[:-100])
+    told = refused(tmp_path, tg.CheckpointError, "no file is whole")
+    assert all(str(path) in told for path in checkpoints)
+
+
+def test_other_settings_are_refused_with_those_of_the_run(tmp_path):
+    stopped(tmp_path, 5)
+    refused(tmp_path, kit.DataError, r"--lr 0\.05", "--lr", "0.1")
+    refused(tmp_path, kit.DataError, r"schedule.*'clip': 5\.0.*'clip': 1\.0", clip=1.0)
+
+
+def test_another_vocabulary_and_other_data_are_refused(tmp_path):
+    stopped(tmp_path, 5)
+    told = "number 1 of its words is 'b', and here "
+    refused(tmp_path, kit.DataError, told + "'c'", vocabulary={"words": ["a", "c"]})
+    refused(tmp_path, kit.DataError, told + "none", vocabulary={"words": ["a"]})
+    refused(tmp_path, kit.DataError, "not one of tags", vocabulary={"tags": ["a", "b"]})
+    refused(tmp_path, kit.DataError, "5 batches and had 4", batches=5)
+
+
+@pytest.mark.parametrize("content", [b"", b"5\n[]\nno metrics\n"])
+def test_a_run_without_its_metrics_is_refused(content, tmp_path):
+    _, metrics = stopped(tmp_path, 6)
+    metrics.write_bytes(content)
+    assert str(metrics) in refused(tmp_path, kit.DataError, "fewer epochs")
+
+
+def test_other_weights_are_no_checkpoint_to_go_on_from(tmp_path):
+    (checkpoint,), _ = stopped(tmp_path, 6)
+    tg.save(checkpoint, Net().state_dict())
+    refused(tmp_path, tg.CheckpointError, "no state of Checkpoints")
+    checkpoint.unlink()
+    tg.Checkpoints(tmp_path, "training").save({"model": Net().state_dict()})
+    refused(tmp_path, tg.CheckpointError, "no training run")
+
+
+def halfway(folder, epochs):
+    """A Training after some epochs, and what it saves."""
+    args, net = settings(folder), Net()
+    optimizer = tg.optim.Adam(net.parameters(), lr=0.1)
+    now = training.Training(net, optimizer, args, {"lr": 0.1}, WORDS)
+    for _ in range(epochs):
+        (net(np.ones((2, 2), "f4"), None)[0] ** 2).sum().backward()
+        optimizer.step()
+        now.losses.append(0.5)
+        now.end_epoch(len(now.losses))
+    return now
+
+
+def flat(state):
+    """All that a state holds, in a form that compares bits."""
+    if isinstance(state, dict):
+        return {key: flat(part) for key, part in state.items()}
+    if isinstance(state, (list, tuple)):
+        return [flat(part) for part in state]
+    array = getattr(state, "array", state)
+    return (array.dtype, array.shape, array.tobytes()) if hasattr(array, "tobytes") else array
+
+
+MISFITS = {
+    "model": {"cell.weight_ih": np.zeros((1, 1), np.float32)},
+    "optimizer": {"0.m": np.zeros((1, 1), np.float32)},
+    "best": {"cell.weight_ih": np.zeros((1, 1), np.float32)},
+    "losses": "none",
+    "epoch_began": {"bit_generator": "MT19937"},
+    "drawn": {"bit_generator": "MT19937"},
+    "figures": {"epoch": 1.5},
+    "settings": 3,
+    "vocabulary": {"words": 3},
+    "schedule": None,
+}
+
+
+@pytest.mark.parametrize("part", MISFITS)
+def test_nothing_is_half_loaded(part, tmp_path):
+    saved, now = halfway(tmp_path, 2).saved(), halfway(tmp_path, 1)
+    other, before = MISFITS[part], flat(now.saved())
+    merged = saved[part] | other if isinstance(other, dict) else other
+    with pytest.raises((tg.CheckpointError, kit.DataError)):
+        now.load(saved | {part: merged})
+    assert flat(now.saved()) == before
+    with pytest.raises(tg.CheckpointError):
+        now.load({name: x for name, x in saved.items() if name != part})
+    assert flat(now.saved()) == before
+    now.load(saved)
+    assert flat(now.saved()) == flat(saved)
+
+
+# ---- Ctrl-C ----
+
+
+def press(step, times=1):
+    """What presses Ctrl-C in the middle of that step."""
+
+    def before_step(i):
+        if i == step:
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    return before_step
+
+
+@pytest.mark.parametrize("step", [0, 2, 3, 4, 11])  # 3 and 11 are the last of their epochs
+def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_bit_by_bit(step, tmp_path, whole, capfd):
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path), press(step))
+    assert "stopping after this step" in capfd.readouterr().err
+    saved = tg.Checkpoints(tmp_path, "training").latest()
+    assert len(saved["losses"]) == step + 1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert same(train(settings(tmp_path, "--resume")), whole)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_leaves_what_was_saved_before(tmp_path, whole):
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path), press(6, times=2))
+    assert len(tg.Checkpoints(tmp_path, "training").latest()["losses"]) == 4
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert same(train(settings(tmp_path, "--resume")), whole)
+
+
+def test_a_run_without_checkpoints_stops_at_once(tmp_path):
+    args, begun = settings(tmp_path), []
+    del args.resume
+    with pytest.raises(KeyboardInterrupt):
+        train(args, lambda i: begun.append(i) or press(2)(i))
+    assert begun == [0, 1, 2] and not list(tmp_path.glob("*.npz"))
+
+
+def test_who_handles_ctrl_c_otherwise_goes_on_to(tmp_path, whole):
+    told = []
+    for handler in (lambda *_: told.append(1), signal.SIG_IGN):
+        old = signal.signal(signal.SIGINT, handler)
+        try:
+            assert same(train(settings(tmp_path), press(2)), whole)
+            assert signal.getsignal(signal.SIGINT) == handler
+        finally:
+            signal.signal(signal.SIGINT, old)
+    assert told == [1]
+
+
+def test_a_thread_trains_too(tmp_path, whole):
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(train(settings(tmp_path))))
+    thread.start()
+    thread.join()
+    assert same(ended[0], whole)
+
+
+# ---- weights to begin with ----
+
+
+def test_init_from_gives_the_weights_to_begin_with(tmp_path, capsys):
+    net, other, run = Net(), Net(), argparse.Namespace(path=tmp_path.joinpath)
+    training.save_model(run, "model", net, WORDS, hidden_size=3)
+    training.start_from(other, argparse.Namespace(init_from=None), WORDS)
+    assert not np.array_equal(other.cell.weight_ih.array, net.cell.weight_ih.array)
+    training.start_from(other, argparse.Namespace(init_from=tmp_path / "model.npz"), WORDS)
+    assert np.array_equal(other.cell.weight_ih.array, net.cell.weight_ih.array)
+    assert tg.load(tmp_path / "model.npz").metadata == {"vocabulary": WORDS, "hidden_size": 3}
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"words": ["b", "a"]}, "number 0 of its words is 'a', and here 'b'"),
+        ({"words": ["a", "b", "c"]}, "number 2 of its words is none, and here 'c'"),
+        ({"words": ["a", "b"], "tags": []}, "its vocabulary is not one of words and of tags"),
+    ],
+)
+def test_weights_for_other_words_are_refused(tmp_path, words, told):
+    net, other, run = Net(), Net(), argparse.Namespace(path=tmp_path.joinpath)
+    training.save_model(run, "model", net, WORDS)
+    before = other.cell.weight_ih.numpy()
+    with pytest.raises(kit.DataError, match=told):
+        training.start_from(other, argparse.Namespace(init_from=tmp_path / "model.npz"), words)
+    assert np.array_equal(other.cell.weight_ih.array, before)
+
+
+def test_weights_that_do_not_say_for_which_words_are_taken_with_a_warning(tmp_path, capsys):
+    net, other = Net(), Net()
+    tg.save(tmp_path / "model.npz", net.state_dict())
+    training.start_from(other, argparse.Namespace(init_from=tmp_path / "model.npz"), WORDS)
+    assert np.array_equal(other.cell.weight_ih.array, net.cell.weight_ih.array)
+    assert capsys.readouterr().err.endswith("does not say what its rows stand for\n")
+
+
+# ---- what cannot be trained ----
+
+
+@pytest.mark.nonfinite
+@pytest.mark.parametrize("factor", [float("nan"), float("inf"), 1e30])
+def test_a_loss_that_is_no_number_ends_the_run(factor, tmp_path):
+    args = settings(tmp_path)
+    with kit.Run(args) as run, warnings.catch_warnings(action="error"):
+        net = Net()
+        with pytest.raises(kit.Diverged, match=r"the loss is .*; try a smaller --lr"):
+            training.fit(
+                net,
+                lambda batch: (net.cell.bias_ih.sum() + 1) * factor,
+                lambda rng: [0],
+                args,
+                run,
+            )
+
+
+@pytest.mark.nonfinite
+def test_a_gradient_that_is_no_number_ends_the_run_in_one_line_and_moves_nothing(tmp_path):
+    args = settings(tmp_path)
+    with kit.Run(args) as run, warnings.catch_warnings(action="error"):
+        net = Net()
+        before = flat(net.state_dict())
+        with pytest.raises(kit.Diverged, match=r"the gradient of cell\.bias_ih, ") as caught:
+            training.fit(
+                net,
+                lambda batch: tg.sqrt(net.cell.bias_ih * 0.0).sum(),
+                lambda rng: [0],
+                args,
+                run,
+            )
+        assert str(caught.value).count("\n") == 0 and flat(net.state_dict()) == before
