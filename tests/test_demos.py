@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,21 @@ def test_the_list_names_every_demo(capsys):
 def test_an_unknown_demo_is_refused_with_the_list(capsys):
     assert demos.main(["char_ml"]) == 2
     assert "char_lm" in capsys.readouterr().err
+
+
+def test_ctrl_c_ends_all_demos(capsys, monkeypatch):
+    begun = []
+    monkeypatch.setattr(demos, "MAIN", ("char_lm", "word_lm", "parsing"))
+    monkeypatch.setattr(demos.gradcheck, "main", lambda argv: 0)
+    codes = {"char_lm": 1, "word_lm": 130}
+
+    def demo(name):
+        begun.append(name)
+        return types.SimpleNamespace(main=lambda flags: codes[name])
+
+    monkeypatch.setattr(demos, "demo", demo)
+    assert demos.main(["main"]) == 130
+    assert begun == ["char_lm", "word_lm"] and "what was shown" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("seed", range(5))

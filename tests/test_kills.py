@@ -1,0 +1,54 @@
+"""A run of a demo, in a process of its own, that is killed or interrupted, and goes on."""
+
+import shlex
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import tinygrad_rnn as tg
+from tests import kills
+
+
+def test_runs_killed_at_random_instants_end_with_the_same_bits():
+    found = kills.figures(full=False)
+    tried, survived = list(found.values())[:2]
+    assert tried == survived == 10
+    assert found["files damaged by a kill"] == 0
+
+
+LONGER = ("--epochs", "12", "--save-every", "0.05")  # so that it does not end before Ctrl-C
+
+
+def test_ctrl_c_ends_with_the_command_that_goes_on_to_the_same_bits(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "a folder"
+    whole.mkdir(), parts.mkdir()
+    assert kills.ended(kills.start(whole, *LONGER)) == (0, "")
+    process = kills.start(parts, *LONGER)
+    while not list(parts.glob("out/training-*.npz")):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    code, err = kills.ended(process)
+    asked, told = err.strip().splitlines()
+    assert code == 130 and asked.startswith("stopping after this step")
+    saved = tg.Checkpoints(parts / "out", "training").latest()
+    assert saved["figures"]["share"] < 1
+    python, *command = shlex.split(told.removeprefix("stopped; go on with "))
+    assert python == "python" and command[-1] == "--resume"
+    done = subprocess.run([sys.executable, *command], cwd=kills.ROOT, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert kills.weights(parts) == kills.weights(whole)
+
+
+@pytest.mark.parametrize("module", ["demos", "demos.char_lm"])
+def test_ctrl_c_while_python_imports_shows_no_traceback(module, tmp_path):
+    command = [sys.executable, "-v", "-m", module, "char_lm"]
+    process = subprocess.Popen(command, cwd=kills.ROOT, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if line.startswith("import 'tinygrad_rnn.errors'"):  # it has begun, and much is to come
+            break
+    process.send_signal(signal.SIGINT)
+    rest = process.communicate()[1]
+    assert process.returncode == -signal.SIGINT
+    assert "stopped\n" in rest and "Traceback" not in rest
