@@ -198,10 +198,12 @@ GATE = {}
 
 
 @pytest.mark.parametrize("key", KEYS)
-def test_every_spoiled_vjp_is_caught(key):
+def test_every_spoiled_vjp_is_caught(key, record_property):
     rule = RULES[key]
     outcomes = {mutant: verdict(key, rule, *mutant) for mutant in mutants_of(key, rule)}
     GATE[key] = outcomes
+    record_property("injected", len(outcomes))
+    record_property("killed", list(outcomes.values()).count("killed"))
     alive = {kind for (kind, _), outcome in outcomes.items() if outcome != "killed"}
     excused = {kind for name, kind in EQUIVALENT if name == key}
     assert alive == excused, f"{key}: not caught: {alive - excused}; excused: {excused - alive}"
