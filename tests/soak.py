@@ -9,16 +9,21 @@ import gc
 import itertools
 import os
 import sys
+import tempfile
+import time
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 
 import tinygrad_rnn as tg
+from demos import __main__ as demos
+from tests import again, crowd
 from tinygrad_rnn import nn
 
 # So many blocks come and go in the caches of Python and NumPy, however long a run is.
 SLACK = 500
+GROWTH = ("objects", "objects in cycles", "blocks of memory", "bytes in memory")
 
 # ---- what is alive -----------------------------------------------------------------------------
 
@@ -83,12 +88,12 @@ class Ledger:
             yield xs[t % len(xs)]
 
     def growth(self):
-        """How many objects of the package, in cycles of any, blocks and bytes there are more."""
+        """How many more there are: objects of the package, and in cycles any, blocks and bytes."""
         (before, _, *sizes), (after, in_cycles, *sizes_then) = self.pages
         more = Counter(after)
         more.subtract(before)
         found = sum(map(abs, more.values())), in_cycles, *np.subtract(sizes_then, sizes).tolist()
-        return dict(zip(("objects", "in cycles", "blocks", "bytes"), found, strict=True))
+        return dict(zip(GROWTH, found, strict=True))
 
 
 def by_windows(steps, length=5):
@@ -350,3 +355,91 @@ def deep(bench, depth):
     for _ in range(depth):
         h = bench.compose(h, bench.x[0])
     bench.zero_grad()
+
+
+# ---- the figures -------------------------------------------------------------------------------
+
+
+def of_threads(full):
+    size, rounds, steps = 24, 20 if full else 1, 20 if full else 2
+    differing = [name for _ in range(rounds) for name in crowd.differing(size, steps)]
+    reads = 50 if full else 2
+    return {
+        "threads at a time": size,
+        "sorts of programs in them": len(crowd.PROGRAMS) + 1,
+        "programs run in a crowd": size * rounds,
+        "programs that found other bits in a crowd than alone": len(differing),
+        "readings of one model by all threads": size * reads,
+        "threads that read one model and found other bits than alone": len(
+            crowd.misread(size, reads)
+        ),
+    }
+
+
+def of_long_runs(full):
+    found = {}
+    for name, run, steps, length in [
+        ("truncated BPTT by windows", by_windows, 2_000_000 if full else 2_000, 2),
+        ("truncated BPTT as in the lecture", by_the_lecture, 100_000 if full else 500, 3),
+    ]:
+        found[f"{name}, steps in time"] = steps
+        found |= {f"{name}, more {what}": n for what, n in run(steps, length).items()}
+    found["updates of weights in windows of 2"] = (
+        found["truncated BPTT by windows, steps in time"] // 2
+    )
+    return found
+
+
+def of_graphs(full):
+    bench, times = Bench(), -(-10_000 // len(GRAPHS)) if full else 5
+    growth = built_and_dropped(GRAPHS, bench, times)
+    depth = 100_000 if full else 10_000
+    deep(bench, depth)
+    found = {"sorts of graphs": len(GRAPHS), "graphs built and dropped": times * len(GRAPHS)}
+    found |= {f"graphs built and dropped, more {what}": n for what, n in growth.items()}
+    return found | {"depth of graphs dropped without recursion": depth}
+
+
+def of_processes(full):
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        one, two = (again.with_blas_threads(n, folder / f"{n}.npz") for n in (1, 2))
+        elsewhere = two.metadata["seconds elsewhere"]
+        found["seconds that the second BLAS thread computed"] = f"{elsewhere:.1f}"
+        for (dtype, what), (difference, bound) in again.differences(one, two).items():
+            found[f"1 and 2 BLAS threads, {what} in {dtype}, relative difference"] = (
+                f"{difference:.1e} (bound {bound:.1e})"
+            )
+        unlike, count = set(), 0
+        names = demos.MINUTES if full else again.WITHOUT_FLAGS
+        for name in names:
+            files, all_of_them = again.unlike(name, folder)
+            unlike |= {f"{name}: {file}" for file in files}
+            count += all_of_them
+    found["demos run twice, with other hashes"] = len(names)
+    found["files that they leave"] = count
+    found["files that were not the same again"] = ", ".join(sorted(unlike)) or "none"
+    return found
+
+
+def figures(full):
+    """What was tried and what came of it, by phrase; ``full`` takes about ten minutes."""
+    found = {}
+    for part in (of_threads, of_long_runs, of_graphs, of_processes):
+        began = time.monotonic()
+        with collector_off() if part in (of_long_runs, of_graphs) else contextlib.nullcontext():
+            found |= part(full)
+        found[f"minutes of the runs {part.__name__.replace('_', ' ')}"] = round(
+            (time.monotonic() - began) / 60, 1
+        )
+    return found
+
+
+def main():
+    for phrase, figure in figures(full=True).items():
+        print(f"{phrase:<75}{figure:,}" if isinstance(figure, int) else f"{phrase:<75}{figure}")
+
+
+if __name__ == "__main__":
+    main()

@@ -235,13 +235,14 @@ def test_the_module_and_the_step_are_named_inside_a_layer(bidirectional):
 def test_it_holds_inside_its_block_alone_and_in_this_thread():
     assert OBSERVER.get() is None
     found = []
-    with tg.detect_anomaly() as outer:
+    with tg.detect_anomaly():
+        outer = OBSERVER.get()
         with tg.detect_anomaly(inf=True):
-            assert OBSERVER.get() is not outer.detector
-        assert OBSERVER.get() is outer.detector
+            assert OBSERVER.get() is not outer
+        assert OBSERVER.get() is outer
         with pytest.raises(KeyError), tg.detect_anomaly():
             raise KeyError
-        assert OBSERVER.get() is outer.detector
+        assert OBSERVER.get() is outer
         thread = threading.Thread(target=lambda: found.append(OBSERVER.get()))
         thread.start()
         thread.join()
@@ -265,8 +266,10 @@ def test_as_a_decorator_it_may_be_used_again():
 def test_a_graph_from_outside_is_checked_for_nan_on_the_way_back():
     x = tg.tensor([0.0], requires_grad=True)
     y = tg.sum(tg.sqrt(x) * 0.0)
-    with tg.detect_anomaly(), np.errstate(all="ignore"), pytest.raises(
-        tg.NonFiniteError, match=r"sqrt sends .*(\n.*)+outside of detect_anomaly"
+    with (
+        tg.detect_anomaly(),
+        np.errstate(all="ignore"),
+        pytest.raises(tg.NonFiniteError, match=r"sqrt sends .*(\n.*)+outside of detect_anomaly"),
     ):
         y.backward()
 

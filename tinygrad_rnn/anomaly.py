@@ -11,9 +11,9 @@ down where in the program it was and a checksum of every array that it keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ContextDecorator
-from typing import Any, Self
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,8 @@ from .where import Place
 __all__ = ["detect_anomaly"]
 
 
-class detect_anomaly(ContextDecorator):
+@contextmanager
+def detect_anomaly(nan: bool = True, inf: bool = False) -> Iterator[None]:
     """A context, and a decorator, in which recorded calls and backward passes are checked.
 
     Raises NonFiniteError for the first operation whose result, or whose cotangent, has NaN (with
@@ -37,18 +38,12 @@ class detect_anomaly(ContextDecorator):
     recorded before, only what they send back is checked.  It costs several times the time of small
     operations: for debugging and for tests.
     """
-
-    def __init__(self, nan: bool = True, inf: bool = False) -> None:
-        self.detector = Detector(nan, inf)
-        self.before: list[Any] = []
-
-    def __enter__(self) -> Self:
-        self.before.append(OBSERVER.get())
-        OBSERVER.set(self.detector)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        OBSERVER.set(self.before.pop())
+    before = OBSERVER.get()
+    OBSERVER.set(Detector(nan, inf))
+    try:
+        yield
+    finally:
+        OBSERVER.set(before)
 
 
 class Origin:
@@ -83,7 +78,8 @@ class Detector:
 
         def watched(node: Node, g: Any, source: Node) -> None:
             nonlocal compared
-            if source is not compared and source.origin is not None:
+            # One without edges was freed: the sweep says so.
+            if source is not compared and source.origin is not None and source.edges:
                 expect_unchanged(source)
                 compared = source
             if self.is_wrong(g):
