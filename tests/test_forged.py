@@ -155,7 +155,7 @@ def test_a_damaged_npz_is_the_same_or_refused(tmp_path_factory, data, state):
 
 
 @given(st.data(), st.dictionaries(st.text("abc"), arrays(), max_size=4))
-def test_a_damaged_safetensors_gives_arrays_that_fit_into_it_or_is_refused(
+def test_a_damaged_safetensors_is_the_same_or_refused_unless_its_checksum_is_gone(
     tmp_path_factory, data, state
 ):
     pytest.importorskip("safetensors")
@@ -169,9 +169,12 @@ def test_a_damaged_safetensors_gives_arrays_that_fit_into_it_or_is_refused(
         loaded = tg.load(path)
     except tg.CheckpointError:
         return
-    assert sum(x.nbytes for x in loaded.values()) <= len(content)
-    assert all(x.dtype.kind in "fiub" for x in loaded.values())
-    assert all(name.isprintable() for name in loaded)
+    if loaded.metadata == {"a": [1, "b"]} and b'"{\\"format_version' not in content:
+        assert_same(state, loaded)
+    else:  # as if it were a stranger's, who writes none
+        assert sum(x.nbytes for x in loaded.values()) <= len(content)
+        assert all(x.dtype.kind in "fiub" for x in loaded.values())
+        assert all(name.isprintable() for name in loaded)
 
 
 # ---- what is no file, and what is too large ----------------------------------------------------
