@@ -132,6 +132,7 @@ nets = st.builds(lambda kind, own: Net(kind, **own), st.sampled_from(list(LAYERS
 # ---- layer == equations ------------------------------------------------------------------------
 
 
+@pytest.mark.nonfinite  # the padding is full of NaN
 @every_kind
 @given(settings, st.sampled_from(FORMS))
 def test_a_layer_is_its_cells_equations_in_value_and_gradient(kind, own, form):
@@ -280,6 +281,7 @@ def test_dropout_acts_in_training_on_what_the_docstring_says(variational, seed, 
         np.testing.assert_array_equal(y, x)
 
 
+@pytest.mark.nonfinite  # the padding is full of NaN
 @every_kind
 @given(settings, st.sampled_from(["padded", "list"]))
 def test_variational_dropout_is_a_net_with_other_weights_for_each_sequence(kind, own, form):
