@@ -85,10 +85,10 @@ def test_gradients_are_right_to_second_order(drawn):
 @pytest.mark.parametrize(
     ("x", "tags", "lengths", "words"),
     [
-        (np.zeros((4, 2)), [0, 1, 2, 0], [4], r"expected: \(4, 3\)"),
-        (np.zeros((4, 3)), [0, 1, 2], [4], "expected: 4 integers"),
+        (np.zeros((4, 2)), [0, 1, 2, 0], [4], r"expected: \(steps=4, tags=3\)"),
+        (np.zeros((4, 3)), [0, 1, 2], [4], r"expected: integers \(steps=4,\)"),
         (np.zeros((4, 3)), [0, 1, 2, 3], [4], "0 <= tag < 3"),
-        (np.zeros((4, 3)), [0, 1, 2, 2], [2, 1], r"expected: \(3, 3\)"),
+        (np.zeros((4, 3)), [0, 1, 2, 2], [2, 1], r"expected: \(steps=3, tags=3\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(x, tags, lengths, words):

@@ -164,7 +164,7 @@ def test_a_state_that_does_not_fit_is_refused_whole_and_every_reason_listed(mode
     assume(reasons)
     with pytest.raises(tg.CheckpointError) as caught:
         model.load_state_dict(state)
-    assert sorted(caught.value.args[0].splitlines()[1:]) == sorted(f"  {line}" for line in reasons)
+    assert sorted(caught.value.args[0].splitlines()[1:-1]) == sorted(f"  {line}" for line in reasons)
     assert_same(model.state_dict(), right)
 
 
@@ -354,7 +354,7 @@ def test_layer_norm_begins_as_it_should_and_refuses_other_last_axes():
     y = layer(np.random.default_rng(0).normal(3, 5, (7, 4))).array
     np.testing.assert_allclose(y.mean(-1), 0, atol=1e-12)
     np.testing.assert_allclose(y.var(-1), 1, atol=1e-3)
-    with pytest.raises(tg.ShapeError, match=r"float64 \(4, 3\)\n  expected: \(\.\.\., 4\)"):
+    with pytest.raises(tg.ShapeError, match=r"float64 \(4, 3\)\n  expected: \(\.\.\., size=4\)"):
         layer(np.zeros((4, 3)))
 
 

@@ -392,7 +392,7 @@ def test_states_of_children_are_pairs(name, child):
 ])  # fmt: skip
 def test_the_number_of_children_is_limited(name, count, allowed):
     child = (h, h) if "LSTM" in name else h
-    message = rf"{name}: a node has {count} children\n  expected: {allowed}\n  hint"
+    message = rf"{name}: a node has {count} children\n  expected: {allowed}\n"
     with pytest.raises(ShapeError, match=message):
         made(name)(word, *[child] * count)
     with pytest.raises(ShapeError, match="arity 0"):

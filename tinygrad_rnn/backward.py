@@ -66,7 +66,7 @@ def cotangents_of(
     """The cotangents of ``inputs`` as Tensors; None, or an error, where nothing flows."""
     if not inputs:
         return []
-    ys = [outputs] if isinstance(outputs, TensorCore) else list(outputs)
+    ys = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     gs = grad_outputs if isinstance(grad_outputs, (list, tuple)) else [grad_outputs] * len(ys)
     if len(gs) != len(ys):
         raise ShapeError(
@@ -108,7 +108,12 @@ def between(roots: Iterable[Node], wanted: set[Node]) -> set[Node]:
 
 
 def node_of(y: TensorCore, name: str) -> Node:
-    """The node of ``y``; NotTrackedError if it has none."""
+    """The node of ``y``; NotTrackedError if it has none, DtypeError if it is no Tensor."""
+    if not isinstance(y, TensorCore):
+        raise DtypeError(
+            f"{name}: {described(y)}\n  expected: a Tensor\n"
+            "  hint: .array, .numpy() and .item() give plain values, which know no graph"
+        )
     if y.node is None:
         raise NotTrackedError(
             f"{name}: this tensor, {described(y.array)}, is not tracked\n"

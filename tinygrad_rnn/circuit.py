@@ -78,7 +78,8 @@ def named(names: Any, prefix: str = "") -> Iterator[tuple[Any, tuple[str, int | 
             if not hasattr(x, "shape"):
                 raise DtypeError(
                     f"draw: names has {title!r} for {described(x)}\n"
-                    "  expected: a Tensor, an array, a Module, or a list of Tensors, one a step"
+                    "  expected: a Tensor, an array, a Module, or a list of Tensors, one a step\n"
+                    "  hint: names={'h': [h1, h2], 'net': model}"
                 )
             place = getattr(x, "node", None) or id(getattr(x, "array", x))
             yield place, (title, t if steps else None)

@@ -33,8 +33,9 @@ from .errors import (
     ShapeError,
     described,
     expect_count,
+    expect_number,
 )
-from .random import default_rng
+from .random import given_rng
 
 __all__ = ["Hypothesis", "beam_search", "greedy", "sample"]
 
@@ -96,14 +97,18 @@ def sample(
     step; the default one of the package if it is left out.  Other arguments and errors are those of
     ``beam_search``; SettingError unless ``0 < temperature``, ``1 <= top_k`` and ``0 < top_p <= 1``.
     """
-    if not 0 < temperature < np.inf:
-        hint = "\n  hint: greedy() is the limit at 0" if temperature == 0 else ""
-        raise SettingError(f"sample: temperature {temperature}\n  expected: above 0, finite{hint}")
+    if not expect_number("sample", "temperature", temperature, hint="1 is the model as it is"):
+        raise SettingError(
+            "sample: temperature is 0\n  expected: above 0\n  hint: greedy() is the limit at 0"
+        )
     if top_p is not None and not 0 < top_p <= 1:
-        raise SettingError(f"sample: top_p {top_p}\n  expected: 0 < top_p <= 1")
+        raise SettingError(
+            f"sample: top_p {top_p}\n  expected: 0 < top_p <= 1\n"
+            "  hint: top_p=None, or 1, keeps every token"
+        )
     if top_k is not None:
         expect_count("sample", "top_k", top_k)
-    rng = rng or default_rng()
+    rng = given_rng(rng)
     model = _Model("sample", step, state, start, steps, end)
     return _one_path(model, lambda x: _drawn(x, temperature, top_k, top_p, rng))
 
@@ -149,8 +154,8 @@ def beam_search(
     not fit; IndexRangeError for an ``end`` outside 0 .. V - 1.
     """
     expect_count("beam_search", "beam", beam)
-    if not 0 <= length_penalty < np.inf:
-        raise SettingError(f"beam_search: length_penalty {length_penalty}\n  expected: at least 0")
+    hint = "0 compares sums, 1 compares means"
+    expect_number("beam_search", "length_penalty", length_penalty, hint=hint)
     model = _Model("beam_search", step, state, start, steps, end)
     beams = [_Beam(beam, model, length_penalty) for _ in model.start]
     rows, tokens = np.arange(len(beams)), model.start
@@ -270,9 +275,17 @@ class _Model:
     def __init__(
         self, name: str, step: Step, state: Any, start: Any, steps: int, end: int | None
     ) -> None:
+        if not callable(step):
+            raise DtypeError(
+                f"{name}: step is {described(step)}\n  expected: a function of (tokens, state)\n"
+                "  hint: def step(tokens, state): return log_probs, state"
+            )
         expect_count(name, "steps", steps)
         if end is not None and not isinstance(end, (int, np.integer)):
-            raise DtypeError(f"{name}: end is {described(end)}\n  expected: a token id, or None")
+            raise DtypeError(
+                f"{name}: end is {described(end)}\n  expected: a token id, or None\n"
+                "  hint: the vocabulary that made the ids knows that of the word"
+            )
         start = getattr(start, "array", start)
         start = start if hasattr(start, "dtype") else np.asarray(start)
         if start.ndim != 1 or start.dtype.kind not in "iu":
@@ -293,8 +306,10 @@ class _Model:
         found = self.step(self.backend.asarray(tokens), state)
         if not isinstance(found, tuple) or len(found) != 2:
             raise DtypeError(
-                f"{self.name}: the step function returned {described(found)}\n"
-                "  expected: a pair (log_probs, state)"
+                f"{self.name}: the step function returned"
+                f" {described(getattr(found, 'array', found))}\n"
+                "  expected: a pair (log_probs, state)\n"
+                "  hint: return log_probs, state; of a model without memory, log_probs, None"
             )
         log_probs, self.state = found
         log_probs = getattr(log_probs, "array", log_probs)
@@ -336,7 +351,8 @@ class _Model:
         if getattr(getattr(log_probs, "dtype", None), "kind", "") != "f":
             raise DtypeError(
                 f"{self.name}: log_probs of the step function, at step {self.t}, is"
-                f" {described(log_probs)}\n  expected: floating point ({self.n}, V)"
+                f" {described(log_probs)}\n  expected: floating point ({self.n}, V)\n"
+                "  hint: log_softmax(logits) of the model, an array or a Tensor"
             )
         shape = log_probs.shape
         if len(shape) != 2 or shape[0] != self.n or shape[1] == 0 or self.V not in (0, shape[1]):
@@ -359,7 +375,8 @@ class _Model:
             row = int(np.argmax(~(log_probs.max(axis=1) < np.inf)))
             raise NonFiniteError(
                 f"{self.name}: log_probs of the step function, at step {self.t}, has NaN or +inf"
-                f" in row {row}\n  expected: numbers, or -inf for what is forbidden"
+                f" in row {row}\n  expected: numbers, or -inf for what is forbidden\n"
+                "  hint: log(softmax(x)) is -inf or NaN where log_softmax(x) is exact"
             )
         if self.has_end and greatest > _ROUNDING:
             raise DecodeError(

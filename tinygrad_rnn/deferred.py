@@ -146,7 +146,8 @@ class Part(Handle):
         if not rows.many or not -n <= self.i < n:
             raise DeferredError(
                 f"{self!r}: the cell returned {n} array{'s' * rows.many}\n"
-                f"  expected: a tuple with a part {self.i}"
+                f"  expected: a tuple with a part {self.i}\n"
+                "  hint: pass a state that is one array on whole; take entries inside the cell"
             )
 
     __getitem__ = Handle._refused
@@ -192,6 +193,12 @@ def deferred(cell: Callable[..., Any]) -> Callable[..., Any]:
     Raises DeferredError for arithmetic on a handle.  An error in the cell bears a note that tells
     where it was called; what waits is dropped then.
     """
+
+    if not callable(cell):
+        raise DtypeError(
+            f"deferred(cell): cell is {described(getattr(cell, 'array', cell))}\n"
+            "  expected: a function on batches\n  hint: @deferred stands above its definition"
+        )
 
     def call(*args: Any) -> Any:
         if _here.running:
@@ -323,7 +330,8 @@ def _likeness(arg: Any) -> Any:
     except TypeError:
         raise DtypeError(
             f"deferred: an argument is {described(arg)}\n"
-            "  expected: handles, lists of them, arrays, numbers, or what can be a key of a dict"
+            "  expected: handles, lists of them, arrays, numbers, or what can be a key of a dict\n"
+            "  hint: pass the numbers in it as an array"
         ) from None
     return type(arg), arg
 

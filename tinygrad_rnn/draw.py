@@ -55,7 +55,10 @@ def draw(
     """
     ys = y if isinstance(y, (list, tuple)) else [y]
     if not ys or not all(isinstance(x, TensorCore) for x in ys):
-        raise DtypeError(f"draw: y is {described(y)}\n  expected: a Tensor, or a list of Tensors")
+        raise DtypeError(
+            f"draw: y is {described(y)}\n  expected: a Tensor, or a list of Tensors\n"
+            "  hint: draw the loss before backward() frees its graph"
+        )
     calls = recorded([node_of(x, "draw") for x in ys], dict(named(names)))
     if not collapsed and len(calls) > LIMIT:
         raise SettingError(
@@ -247,7 +250,8 @@ class Drawing:
         ending = Path(path).suffix.lower()
         if ending not in (".svg", ".dot", ".gv"):
             raise SettingError(
-                f"save: {os.fspath(path)!r}\n  expected: a name that ends in .svg, .dot or .gv"
+                f"save: {os.fspath(path)!r}\n  expected: a name that ends in .svg, .dot or .gv\n"
+                "  hint: dot -Tpdf turns a .dot into what else there is"
             )
         Path(path).write_text(self.svg() if ending == ".svg" else self.dot(), encoding="utf-8")
 

@@ -134,7 +134,7 @@ def expect_count(name: str, argument: str, value: object, least: int = 1) -> Non
 
 
 def expect_number(
-    name: str, argument: str, value: Any, below: float = np.inf, hint: str = "float(text) reads one"
+    name: str, argument: str, value: Any, below: float = np.inf, hint: str = ""
 ) -> float:
     """``value`` as a float; DtypeError or SettingError unless ``0 <= value < below``."""
     try:
@@ -145,6 +145,7 @@ def expect_number(
             "  hint: float(text) makes one of a text"
         ) from error
     if not fits:
+        hint = hint or f"the docstring has the formula in which {argument} stands"
         raise SettingError(
             f"{name}: {argument} is {value}\n  expected: 0 <= {argument} < {below}\n  hint: {hint}"
         )

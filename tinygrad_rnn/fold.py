@@ -46,7 +46,10 @@ def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = Non
         )
     n = len(structure)
     if not n:
-        raise ShapeError(f"{name}: the structure has no nodes\n  expected: at least one")
+        raise ShapeError(
+            f"{name}: the structure has no nodes\n  expected: at least one\n"
+            "  hint: leave empty batches out"
+        )
     if isinstance(inputs, Mapping):
         _expect_kinds(name, structure, inputs)
     rows, once = Rows(n), not structure.shares
@@ -94,7 +97,8 @@ def _expect_kinds(name: str, structure: Structure, inputs: Mapping[Any, Any]) ->
         if kind not in structure.population and any(len(x) for x in arrays if x is not None):
             raise DtypeError(
                 f"{name}: inputs has rows for nodes of kind {kind!r}, of which there is none\n"
-                f"  expected: one of {', '.join(map(repr, structure.population))}"
+                f"  expected: one of {', '.join(map(repr, structure.population))}\n"
+                "  hint: a node's kind is its number of children, unless the structure has kinds"
             )
 
 
@@ -121,9 +125,13 @@ def _each(values: Any, function: Callable[[Any], Any]) -> Any:
 def _picked(name: str, argument: str, array: Any, index: Any, n: int) -> Any:
     """``array[index]``, if ``array`` has ``n`` rows."""
     if getattr(array, "shape", ())[:1] != (n,):
+        hint = "nodes are numbered sequence after sequence, tree after tree, without padding"
+        if argument == "initial":
+            hint = "a row for each childless node, where a chain begins; or a vector for all"
         raise ShapeError(
             f"{name}: {argument} is {described(getattr(array, 'array', array))}\n"
-            f"  expected: ({n}, ...), a row for each of the {n} nodes that it is for"
+            f"  expected: ({n}, ...), a row for each of the {n} nodes that it is for\n"
+            f"  hint: {hint}"
         )
     return read(array, index, True)
 

@@ -10,7 +10,7 @@ from .arithmetic import log, softplus, where
 from .backend import backend_of
 from .errors import DtypeError, IndexRangeError, ShapeError, described, expect_number
 from .linear import getitem, reshape, take_along_axis
-from .random import default_rng
+from .random import given_rng
 from .reductions import logsumexp, mean, sum
 
 __all__ = [
@@ -39,7 +39,7 @@ def dropout(x, rate, rng=None):
     expect_number("dropout", "rate", rate, 1.0, "the rate is the part that is dropped, not kept")
     if rate == 0:
         return x
-    kept = (rng or default_rng()).random(x.shape) >= rate
+    kept = given_rng(rng).random(x.shape) >= rate
     return x * backend_of(getattr(x, "array", x)).asarray(kept.astype(x.dtype) / (1 - rate))
 
 

@@ -24,6 +24,7 @@ from .errors import (
     NotTrackedError,
     SettingError,
     described,
+    expect_number,
 )
 from .saving import fitted, host_array
 from .tensor import Tensor
@@ -112,6 +113,12 @@ class Optimizer:
         The parameters are known by their order.  All is checked before anything changes: one
         CheckpointError lists what is missing, unknown, or of another shape or kind.
         """
+        if not isinstance(state, Mapping):
+            raise DtypeError(
+                f"load_state_dict(state): state is {described(state)}\n"
+                "  expected: a dict of arrays by name\n"
+                "  hint: pass optimizer.state_dict(), or what load(path) gives"
+            )
         expected = self._settings()
         for i, parameter in enumerate(self.parameters):
             memory = {f"{i}.{name}": x for name, x in self.remembered(parameter.array).items()}
@@ -128,6 +135,9 @@ class Optimizer:
         ]
         for name in self.settings:
             setattr(self, name, arrays[name].item())
+
+    def _number(self, name: str, value: Any, below: float = math.inf) -> float:
+        return expect_number(type(self).__name__, name, value, below)
 
     def _settings(self) -> dict[str, np.ndarray]:
         return {name: np.array(kind(getattr(self, name))) for name, kind in self.settings.items()}
@@ -154,12 +164,15 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params)
-        self.lr = _in_range("lr", lr)
-        self.momentum = _in_range("momentum", momentum)
+        self.lr = self._number("lr", lr)
+        self.momentum = self._number("momentum", momentum)
         self.nesterov = nesterov
-        self.weight_decay = _in_range("weight_decay", weight_decay)
+        self.weight_decay = self._number("weight_decay", weight_decay)
         if nesterov and not momentum:
-            raise SettingError("nesterov: momentum is 0\n  expected: momentum > 0, 0.9 say")
+            raise SettingError(
+                "SGD: nesterov=True, but momentum is 0\n  expected: momentum > 0\n"
+                "  hint: momentum=0.9"
+            )
 
     def moves_rows(self) -> bool:
         return not (self.momentum or self.weight_decay)
@@ -193,8 +206,8 @@ class Adagrad(Optimizer):
         self, params: Parameters, lr: float = 1e-2, eps: float = 1e-10, weight_decay: float = 0.0
     ) -> None:
         super().__init__(params)
-        self.lr, self.eps = _in_range("lr", lr), _in_range("eps", eps)
-        self.weight_decay = _in_range("weight_decay", weight_decay)
+        self.lr, self.eps = self._number("lr", lr), self._number("eps", eps)
+        self.weight_decay = self._number("weight_decay", weight_decay)
 
     def remembered(self, w: Any) -> Memory:
         return {"s": w}
@@ -227,9 +240,9 @@ class RMSprop(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params)
-        self.lr, self.eps = _in_range("lr", lr), _in_range("eps", eps)
-        self.alpha = _in_range("alpha", alpha, below=1.0)
-        self.weight_decay = _in_range("weight_decay", weight_decay)
+        self.lr, self.eps = self._number("lr", lr), self._number("eps", eps)
+        self.alpha = self._number("alpha", alpha, below=1.0)
+        self.weight_decay = self._number("weight_decay", weight_decay)
 
     def remembered(self, w: Any) -> Memory:
         return {"v": w}
@@ -265,10 +278,10 @@ class Adam(Optimizer):
         weight_decay: float = 0.0,
     ) -> None:
         super().__init__(params)
-        self.lr = _in_range("lr", lr)
-        self.b1, self.b2 = (_in_range("betas", b, below=1.0) for b in betas)
-        self.eps = _in_range("eps", eps)
-        self.weight_decay = _in_range("weight_decay", weight_decay)
+        self.lr = self._number("lr", lr)
+        self.b1, self.b2 = (self._number("betas", b, below=1.0) for b in betas)
+        self.eps = self._number("eps", eps)
+        self.weight_decay = self._number("weight_decay", weight_decay)
 
     def remembered(self, w: Any) -> Memory:
         return {"t": np.array(0), "m": w, "v": w}
@@ -319,7 +332,10 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
     is then changed.
     """
     if not max_norm > 0:
-        raise SettingError(f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0")
+        raise SettingError(
+            f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0\n"
+            "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
+        )
     pairs = _named("clip_grad_norm_", parameters)
     grads = [(name, x, x.grad.array) for name, x in pairs if x.grad is not None]
     norm = math.hypot(*[_finite_norm(name, g) for name, _, g in grads])
@@ -360,17 +376,16 @@ def _expect_finite(caller: str, name: str, g: Any) -> None:
 # ---- what may be passed ------------------------------------------------------------------------
 
 
-def _in_range(name: str, value: float, below: float = math.inf) -> float:
-    """``value`` as a float; SettingError unless ``0 <= value < below``."""
-    if not 0 <= value < below:
-        raise SettingError(f"{name}: {value}\n  expected: 0 <= {name} < {below}")
-    return float(value)
-
-
-def _named(caller: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
+def _named(caller: str, parameters: Any) -> list[tuple[str, Tensor]]:
     """The parameters with their names; one that comes alone is named by its place."""
     if isinstance(parameters, Tensor):
         raise DtypeError(f"{caller}: the parameters are one Tensor\n  hint: pass [parameter]")
+    if not isinstance(parameters, Iterable):
+        called = "model.parameters(), with parentheses" if callable(parameters) else "a list"
+        raise DtypeError(
+            f"{caller}: the parameters are {described(parameters)}\n"
+            f"  expected: an iterable of Tensors\n  hint: pass {called}"
+        )
     pairs = [x if isinstance(x, tuple) else (f"parameter {i}", x) for i, x in enumerate(parameters)]
     for name, x in pairs:
         if not isinstance(x, Tensor):
@@ -395,7 +410,8 @@ def _leaves(caller: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
             what = "was computed from others" if x.requires_grad else "is not tracked"
             raise NotTrackedError(
                 f"{caller}: {name}, {described(x)}, {what}\n"
-                "  expected: a leaf with requires_grad=True, for only leaves gather gradients"
+                "  expected: a leaf with requires_grad=True, for only leaves gather gradients\n"
+                "  hint: tensor(values, requires_grad=True) makes one; what is computed has no step"
             )
         first = first_names.setdefault(id(x), name)
         if first != name:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from .errors import DeferredError
+from .errors import DeferredError, DtypeError, described, expect_count
 
-__all__ = ["default_rng", "drawing_again", "drawing_refused", "manual_seed"]
+__all__ = ["default_rng", "drawing_again", "drawing_refused", "given_rng", "manual_seed"]
 
 _generator = np.random.default_rng()
 
@@ -27,6 +27,7 @@ _here = _Here()
 def manual_seed(seed: int) -> np.random.Generator:
     """The default generator, started anew from ``seed``: for layers and dropout given none."""
     global _generator
+    expect_count("manual_seed", "seed", seed, least=0)
     _generator = np.random.default_rng(seed)
     return _generator
 
@@ -39,6 +40,18 @@ def default_rng() -> np.random.Generator:
             "  hint: draw outside and pass what was drawn, a dropout mask say, as an argument"
         )
     return _here.generator or _generator
+
+
+def given_rng(rng: Any) -> np.random.Generator:
+    """``rng``, or the default generator if it is None; DtypeError if it is something else."""
+    if rng is None:
+        return default_rng()
+    if not hasattr(rng, "random"):
+        raise DtypeError(
+            f"rng is {described(rng)}\n  expected: a generator of NumPy, or None\n"
+            "  hint: np.random.default_rng(seed) makes one"
+        )
+    return rng
 
 
 @contextmanager

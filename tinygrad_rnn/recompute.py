@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .engine import Node, Rule, TensorCore, is_recording, outlet, recording
-from .errors import NotTrackedError
+from .errors import DtypeError, NotTrackedError, described
 from .random import default_rng, drawing_again
 from .sweep import sweep
 from .through_time import mapped
@@ -32,6 +32,11 @@ def checkpoint(function: Callable[..., Any], *args: Any) -> Any:
     same numbers the second time; ``function`` must otherwise do the same twice: NotTrackedError in
     the backward pass if it meets other Tensors, or its values differ.
     """
+    if not callable(function):
+        raise DtypeError(
+            f"checkpoint(function, *args): function is {described(function)}\n"
+            "  expected: a function\n  hint: checkpoint(f, x), not checkpoint(f(x))"
+        )
     if not is_recording():
         return function(*args)
     call = Call(function, args)

@@ -63,7 +63,8 @@ def time_report(
     if not isinstance(weights, (Module, Mapping)):
         raise DtypeError(
             f"time_report: weights is {described(weights)}\n"
-            "  expected: a Module, or a dict of Tensors by name"
+            "  expected: a Module, or a dict of Tensors by name\n"
+            "  hint: {'W': W}"
         )
     tensors = dict(weights.named_parameters() if isinstance(weights, Module) else weights)
     nodes = [node_of(x, f"time_report, {name}") for name, x in tensors.items()]
@@ -108,11 +109,20 @@ class Run(NamedTuple):
 
 def _of_loop(states: Any) -> Run:
     """The Run of a list of states, or of a dict of them."""
-    named = isinstance(states, Mapping)
-    labels = list(map(str, states)) if named else [str(t + 1) for t in range(len(states))]
-    every = list(states.values() if named else states)
+    if not isinstance(states, (list, tuple, Mapping)):
+        raise DtypeError(
+            f"time_report: states is {described(getattr(states, 'array', states))}\n"
+            "  expected: a list of states, one a step, or a dict of them\n"
+            "  hint: for what fold returned, pass its structure too"
+        )
+    labels, every = [str(t + 1) for t in range(len(states))], states
+    if isinstance(states, Mapping):
+        labels, every = list(map(str, states)), list(states.values())
     if not every:
-        raise ShapeError("time_report: there are no states\n  expected: at least one")
+        raise ShapeError(
+            "time_report: there are no states\n  expected: at least one\n"
+            "  hint: states = [], and states.append(h) in the loop over time"
+        )
     parts = _parts(every[0])
     points: dict[Node, tuple[str, Any]] = {}
     shapes = [x.array.shape for x in _tensors(every[0], 0)]
@@ -121,25 +131,34 @@ def _of_loop(states: Any) -> Run:
         if [x.array.shape for x in tensors] != shapes:
             raise ShapeError(
                 f"time_report: states[{t}] has shapes {[x.array.shape for x in tensors]}\n"
-                f"  expected: {shapes}, as the first"
+                f"  expected: {shapes}, as the first\n"
+                "  hint: give the states of one layer, a report for each"
             )
         for part, x in zip(parts, tensors, strict=True):
             node = node_of(x, f"time_report, states[{t}]")
             if node in points:
                 raise ShapeError(
                     f"time_report: states[{t}] is states[{points[node][1]}] once more\n"
-                    "  expected: each state once, as the loop made it"
+                    "  expected: each state once, as the loop made it\n"
+                    "  hint: append after h = cell(x, h), once a step"
                 )
             points[node] = (part, t)
     steps = {node: t for node, (_, t) in points.items()}
     last = max(points, key=lambda node: node.birth)
     youngest = _tensors(every[points[last][1]], 0)[0]
-    kind = "node" if named else "step"
+    kind = "node" if isinstance(states, Mapping) else "step"
     return Run(kind, labels, np.arange(len(every)), parts, points, steps, youngest, ...)
 
 
 def _of_fold(states: Any, structure: Structure) -> Run:
     """The Run of a result of ``fold``: each part was written group by group."""
+    for x in states if isinstance(states, tuple) else (states,):
+        if not isinstance(x, TensorCore):
+            raise DtypeError(
+                f"time_report: states is {described(states)}\n"
+                "  expected: with structure=, the Tensor or the tuple that fold returned\n"
+                "  hint: for a loop of your own, leave structure out and give a list of states"
+            )
     points: dict[Node, tuple[str, Any]] = {}
     steps: dict[Node, int] = {}
     parts, written = _parts(states), rows.fill.operation.joint
@@ -163,7 +182,8 @@ def _of_fold(states: Any, structure: Structure) -> Run:
     if not points or len(first.array) != len(structure):
         raise ShapeError(
             f"time_report: states is {described(states)}\n"
-            f"  expected: what fold returned for this structure of {len(structure)} nodes"
+            f"  expected: what fold returned for this structure of {len(structure)} nodes\n"
+            "  hint: for a loop of your own, leave structure out and give a list of states"
         )
     labels = [str(height) for height in range(int(structure.heights.max()) + 1)]
     return Run("height", labels, structure.heights, parts, points, steps, first, structure.roots)
@@ -176,7 +196,8 @@ def _tensors(state: Any, t: int) -> tuple[Any, ...]:
         if not isinstance(x, TensorCore):
             raise DtypeError(
                 f"time_report: states[{t}] is {described(state)}\n"
-                "  expected: a Tensor, or a tuple of them"
+                "  expected: a Tensor, or a tuple of them\n"
+                "  hint: append the state itself, not its .array or .numpy()"
             )
     return tensors
 
@@ -190,7 +211,10 @@ def _parts(state: Any) -> list[str]:
 def _jacobians(run: Run, probes: int | None) -> dict[str, np.ndarray]:
     """``||dh_T/dh_t||`` by part of the state, for each example or node."""
     if probes is not None and probes < 1:
-        raise ShapeError(f"time_report: probes is {probes}\n  expected: at least 1, or None")
+        raise ShapeError(
+            f"time_report: probes is {probes}\n  expected: at least 1, or None\n"
+            "  hint: probes left out is exact"
+        )
     node = node_of(run.last, "time_report")
     division = Division(node, run.steps, [])
     shape, backend = run.last.array.shape, backend_of(run.last.array)

@@ -73,7 +73,8 @@ class Rows:
         if isinstance(state, tuple) != self.many or len(parts) != len(self.arrays):
             raise ShapeError(
                 f"{name}: the state is {_listed(state)}\n"
-                f"  expected: {_listed(self.take(slice(0, self.filled)))}, as of the other nodes"
+                f"  expected: {_listed(self.take(slice(0, self.filled)))}, as of the other nodes\n"
+                "  hint: all cells of a fold return states of one form, an array or a tuple"
             )
         for i, part in enumerate(parts):
             self.arrays[i] = self._with(self.arrays[i], part, name)
@@ -91,7 +92,8 @@ class Rows:
         if part.shape[1:] != array.shape[1:]:
             raise ShapeError(
                 f"{name}: a part of the state has shape {part.shape}\n"
-                f"  expected: (n, {', '.join(map(str, array.shape[1:]))}), as of the other nodes"
+                f"  expected: (n, {', '.join(map(str, array.shape[1:]))}), as of the other nodes\n"
+                "  hint: a state goes on into the next node, so all have one size"
             )
         dtype = np.result_type(array.dtype, part.dtype)
         if dtype != array.dtype:
@@ -126,9 +128,12 @@ def batch_of(state: Any, n: int, name: str) -> Any:
     for part in parts or (None,):
         shape = getattr(part, "shape", None)
         if shape is None:
+            hint = "does the cell end in return state?"
+            if isinstance(state, list):
+                hint = "return h, c makes a tuple; a list is no state"
             raise DtypeError(
                 f"{name}: the cell returned {described(state)}\n"
-                "  expected: a Tensor or an array, or a tuple of them"
+                f"  expected: a Tensor or an array, or a tuple of them\n  hint: {hint}"
             )
         if shape[:1] != (n,):
             raise ShapeError(

@@ -473,7 +473,7 @@ def fitted(
         if x.shape != like.shape or x.dtype.kind != like.dtype.kind:
             problems.append(f"{name}: expected {described(like)}, got {described(x)}")
     if problems:
-        raise CheckpointError(
-            "\n  ".join([f"the state does not fit this {target}; nothing was loaded", *problems])
-        )
+        hint = f"hint: make this {target} with the settings with which the other was made"
+        what = f"the state does not fit this {target}; nothing was loaded"
+        raise CheckpointError("\n  ".join([what, *problems, hint]))
     return {name: np.array(arrays[name], like.dtype) for name, like in expected.items()}

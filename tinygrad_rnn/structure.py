@@ -62,24 +62,30 @@ class Structure:
         if total != len(self.children) or (self.counts < 0).any():
             raise ShapeError(
                 f"Structure: {len(self.children)} children\n"
-                f"  expected: {total}, the sum of the {n} counts, none below 0"
+                f"  expected: {total}, the sum of the {n} counts, none below 0\n"
+                "  hint: dag([[children of node 0], ...]) counts them for you"
             )
         if self.kinds is not None and len(self.kinds) != n:
-            raise ShapeError(f"Structure: {len(self.kinds)} kinds\n  expected: {n}, one a node")
+            raise ShapeError(
+                f"Structure: {len(self.kinds)} kinds\n  expected: {n}, one a node\n"
+                "  hint: kinds left out are the numbers of children"
+            )
         wrong = np.flatnonzero((self.children < 0) | (self.children >= n))
         if wrong.size:
             place = wrong[0]
             node = int(np.searchsorted(np.cumsum(self.counts), place, side="right"))
             raise IndexRangeError(
                 f"Structure: node {node} has child {self.children[place]}\n"
-                f"  expected: 0 <= child < {n}, the number of nodes"
+                f"  expected: 0 <= child < {n}, the number of nodes\n"
+                "  hint: nodes are numbered from 0, and a leaf has an empty list of children"
             )
         self.heights = self._measured() if heights is None else _integers("heights", heights)
         above = np.repeat(self.heights, self.counts) if len(self.heights) == n else _EMPTY
         if len(above) != total or (above <= self.heights[self.children]).any():
             raise ShapeError(
                 "Structure: these heights are no order in which to run the nodes\n"
-                f"  expected: {n} heights, greater for a node than for its children"
+                f"  expected: {n} heights, greater for a node than for its children\n"
+                "  hint: heights left out are measured"
             )
 
     # ---- how it is made ----
@@ -116,6 +122,11 @@ class Structure:
         a node.  What node i stands for is ``items[i]``.  A subtree that occurs twice is two nodes.
         ShapeError for a tree that contains itself.
         """
+        if not isinstance(trees, Iterable):
+            raise DtypeError(
+                f"Structure.trees: trees is {described(trees)}\n  expected: a list of trees\n"
+                "  hint: one tree is a list of one, [tree]"
+            )
         below = _parts if children is None else children
         counts: list[int] = []
         flat: list[int] = []
@@ -162,7 +173,15 @@ class Structure:
         A child may have several parents; where none has, it is a forest of trees.  IndexRangeError
         for a child that does not exist, ShapeError for a cycle.
         """
-        return cls([len(own) for own in children], [i for own in children for i in own], kinds)
+        try:
+            counts, flat = [len(own) for own in children], [i for own in children for i in own]
+        except TypeError as error:
+            raise DtypeError(
+                f"Structure.dag: children is {described(children)}\n"
+                "  expected: for each node the list of its children\n"
+                "  hint: [[], [], [0, 1]] is a node over two leaves"
+            ) from error
+        return cls(counts, flat, kinds)
 
     @classmethod
     def join(cls, structures: Iterable[Structure]) -> Structure:
@@ -352,7 +371,8 @@ def _integers(name: str, values: Any) -> np.ndarray:
         array = np.array(None)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise DtypeError(
-            f"Structure: {name} is {described(values)}\n  expected: a list of whole numbers"
+            f"Structure: {name} is {described(getattr(values, 'array', values))}\n"
+            "  expected: a list of whole numbers\n  hint: [3, 2] for a chain of 3 and one of 2"
         )
     return array.astype(np.intp)
 

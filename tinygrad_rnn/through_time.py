@@ -15,11 +15,11 @@ the lecture's form, in which every error looks back equally far.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 from .engine import TensorCore, leaf
-from .errors import expect_count
+from .errors import ShapeError, expect_count
 
 __all__ = ["detach", "truncated_bptt", "windows"]
 
@@ -70,6 +70,11 @@ def truncated_bptt(
     fewer inputs than targets, or more.
     """
     expect_count("truncated_bptt", "a", a, 0)
+    if isinstance(inputs, Sized) and isinstance(targets, Sized) and len(inputs) != len(targets):
+        raise ShapeError(
+            f"truncated_bptt: {len(inputs)} inputs, {len(targets)} targets\n"
+            "  expected: a target for each input\n  hint: zip(inputs, targets) pairs what there is"
+        )
     state, cut = _cut(state)
     cuts = deque([cut], maxlen=a + 1)  # those after the steps t-a .. t
     total = 0.0

@@ -75,7 +75,8 @@ def _shaped(v: Any, leaves: Sequence[Tensor]) -> list[Tensor]:
     if [one.shape for one in vs] != [x.shape for x in leaves]:
         raise ShapeError(
             f"v has shapes {[one.shape for one in vs]}\n"
-            f"  expected: {[x.shape for x in leaves]}, those of the inputs"
+            f"  expected: {[x.shape for x in leaves]}, those of the inputs\n"
+            "  hint: v is a direction in which the inputs move; vjp takes one of the outputs"
         )
     return vs
 

@@ -26,7 +26,7 @@ from ..arithmetic import tanh, where
 from ..backend import backend_of
 from ..errors import DtypeError, ShapeError, described
 from ..linear import swapaxes
-from ..random import default_rng
+from ..random import given_rng
 from ..reductions import softmax
 from .layers import uniform
 from .module import Module
@@ -101,7 +101,10 @@ class Attention(Module):
 
     def scores(self, query: Any, projected: Any) -> Any:
         """The scores e (B, T, S) of queries (B, T, Q), given ``projected = U(keys)``."""
-        raise NotImplementedError(f"{type(self).__name__} has no method scores")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method scores\n"
+            "  hint: def scores(self, query, projected): what another attention has to define"
+        )
 
     def _checked_lengths(self, lengths: Any, B: int, S: int) -> np.ndarray:
         """``lengths`` on the host, if it is one length from 1 to S for each of B sources."""
@@ -111,7 +114,10 @@ class Attention(Module):
             raise self._misfit("lengths", steps, f"(batch={B},)", "one length for each source")
         if steps.dtype.kind not in "iu":
             name = type(self).__name__
-            raise DtypeError(f"{name}: lengths is {described(steps)}\n  expected: integers")
+            raise DtypeError(
+                f"{name}: lengths is {described(steps)}\n  expected: integers (batch={B},)\n"
+                "  hint: lengths count steps; use .astype(int)"
+            )
         for b in np.flatnonzero((steps < 1) | (steps > S)):
             hint = f"keys have {S} steps" if steps[b] > 1 else "a mean of no keys is no context"
             raise self._misfit(f"lengths[{b}]", int(steps[b]), f"1 <= length <= steps={S}", hint)
@@ -119,7 +125,7 @@ class Attention(Module):
 
     def _misfit(self, argument: str, value: Any, expected: str, hint: str) -> ShapeError:
         return ShapeError(
-            f"{type(self).__name__}: {argument} is {described(value)}\n"
+            f"{type(self).__name__}: {argument} is {described(getattr(value, 'array', value))}\n"
             f"  expected: {expected}\n  hint: {hint}"
         )
 
@@ -141,7 +147,7 @@ class AdditiveAttention(Attention):
         rng: np.random.Generator | None = None,
     ) -> None:
         super().__init__(query_size, key_size)
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         self.hidden_size = hidden_size
         self.weight_query = uniform(rng, query_size, hidden_size, query_size)
         self.weight_key = uniform(rng, key_size, hidden_size, key_size)
@@ -183,7 +189,7 @@ class MultiplicativeAttention(Attention):
         self, query_size: int, key_size: int, rng: np.random.Generator | None = None
     ) -> None:
         super().__init__(query_size, key_size)
-        self.weight = uniform(rng or default_rng(), key_size, query_size, key_size)
+        self.weight = uniform(given_rng(rng), key_size, query_size, key_size)
 
     def scores(self, query: Any, projected: Any) -> Any:
         return query @ self.weight @ swapaxes(projected, 1, 2)

@@ -30,7 +30,7 @@ from ..backend import backend_of
 from ..errors import DtypeError, SettingError, ShapeError, described
 from ..fused import lstm_gates
 from ..linear import broadcast_to, split
-from ..random import default_rng
+from ..random import given_rng
 from .layers import affine, constant, normalised, uniform
 from .module import Module
 
@@ -65,7 +65,7 @@ class Cell(Module):
         learn_initial: bool = False,
         rng: np.random.Generator | None = None,
     ) -> None:
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         H, rows = hidden_size, self.blocks * hidden_size
         self.input_size, self.hidden_size = input_size, hidden_size
         self.weight_ih = uniform(rng, H, rows, input_size)
@@ -100,7 +100,10 @@ class Cell(Module):
 
     def step(self, *arguments: Any, **keywords: Any) -> Any:
         """The next state, given ``u = U(x)`` and the state before; every cell defines its own."""
-        raise NotImplementedError(f"{type(self).__name__} has no method step")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method step\n"
+            "  hint: def step(self, u, state=None): what every cell has to define"
+        )
 
     # ---- states ----
 
@@ -135,17 +138,24 @@ class Cell(Module):
                 hint = "a cell takes one step; for a sequence, call it on each x[t] in turn"
             raise self._misfit("x", x, f"(batch, input_size={self.input_size})", hint)
         for (name, size), part in zip(self.states.items(), self.parts(state), strict=True):
-            expected, got = (*shape[:-1], getattr(self, size)), getattr(part, "shape", ())
+            got: tuple[int, ...] = getattr(part, "shape", ())
+            expected = (*shape[:-1], getattr(self, size))
             if part is not None and got != expected:
                 batch = "".join(f"batch={n}, " for n in shape[:-1])
                 swapped = got == expected[::-1]
                 default = "learned" if hasattr(self, f"initial_{name}") else "zeros"
                 hint = _SWAPPED.format(name) if swapped else f"{name} left out is {default}"
+                if isinstance(part, tuple) and len(self.states) == 1:
+                    hint = f"pass {name} alone; only the state of an LSTM is a pair (h, c)"
+                elif len(got) == 3:
+                    hint = f"a state of a layer has an axis of layers, {name}[k] is that of layer k"
+                elif len(got) == 2 and got[1:] == expected[1:]:
+                    hint = f"x has {shape[0]} rows, {name} has {got[0]}: a row for each is needed"
                 raise self._misfit(name, part, f"({batch}{size}={expected[-1]})", hint)
 
     def _misfit(self, argument: str, value: Any, expected: str, hint: str) -> ShapeError:
         return ShapeError(
-            f"{type(self).__name__}: {argument} is {described(value)}\n"
+            f"{type(self).__name__}: {argument} is {described(getattr(value, 'array', value))}\n"
             f"  expected: {expected}\n  hint: {hint}"
         )
 
@@ -153,7 +163,8 @@ class Cell(Module):
         """Raise SettingError unless ``value`` is among the options."""
         if value not in options:
             raise SettingError(
-                f"{type(self).__name__}: {setting} {value!r}\n  expected: {' or '.join(options)}"
+                f"{type(self).__name__}: {setting} {value!r}\n  expected: {' or '.join(options)}\n"
+                f"  hint: {setting}={next(iter(options))!r} is the default"
             )
 
 
@@ -166,7 +177,7 @@ def parts_of_state(owner: str, names: list[str], state: Any) -> list[Any]:
     if not isinstance(state, (tuple, list)) or len(state) != len(names):
         pair = f"({', '.join(names)})"
         raise DtypeError(
-            f"{owner}: the state is {described(state)}\n"
+            f"{owner}: the state is {described(getattr(state, 'array', state))}\n"
             f"  expected: a pair {pair}\n  hint: pass x, {pair}"
         )
     return list(state)
@@ -275,7 +286,7 @@ class PeepholeLSTMCell(LSTMCell):
         rng: np.random.Generator | None = None,
         **settings: Any,
     ) -> None:
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         super().__init__(input_size, hidden_size, bias, rng=rng, **settings)
         self.peephole_i, self.peephole_f, self.peephole_o = (
             uniform(rng, hidden_size, hidden_size) for _ in "ifo"

@@ -11,7 +11,7 @@ from ..backend import backend_of
 from ..errors import DtypeError, IndexRangeError, ShapeError, described
 from ..fold import fold
 from ..linear import getitem, scatter
-from ..random import default_rng
+from ..random import given_rng
 from ..reductions import logsumexp
 from ..structure import Structure
 from .layers import uniform
@@ -34,7 +34,7 @@ class CRF(Module):
     """
 
     def __init__(self, tags: int, rng: np.random.Generator | None = None) -> None:
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         self.start, self.end = uniform(rng, tags, tags), uniform(rng, tags, tags)
         self.transitions = uniform(rng, tags, tags, tags)
 
@@ -87,10 +87,14 @@ class CRF(Module):
 
     def _chains(self, x: Any, lengths: Sequence[int]) -> Structure:
         chains, K = Structure.chains(lengths), self.start.size
-        if getattr(x, "shape", ()) != (len(chains), K):
+        shape: tuple[int, ...] = getattr(x, "shape", ())
+        if shape != (len(chains), K):
+            hint = f"the lengths add up to {len(chains)} steps, and there are {K} tags"
+            if len(shape) == 3:
+                hint = "sequences come one after the other, without padding: concatenate them"
             raise ShapeError(
                 f"CRF: x is {described(getattr(x, 'array', x))}\n"
-                f"  expected: ({len(chains)}, {K}), a row for each step and a score for each tag"
+                f"  expected: (steps={len(chains)}, tags={K})\n  hint: {hint}"
             )
         return chains
 
@@ -98,9 +102,13 @@ class CRF(Module):
         """``tags`` as an array of ids, one for each row of ``x``."""
         ids, K = np.asarray(getattr(tags, "array", tags)), self.start.size
         if ids.dtype.kind not in "iu" or ids.shape != x.shape[:1]:
-            raise DtypeError(f"CRF: tags is {described(ids)}\n  expected: {x.shape[0]} integers")
+            raise DtypeError(
+                f"CRF: tags is {described(ids)}\n  expected: integers (steps={x.shape[0]},)\n"
+                "  hint: one tag for each row of x, all sequences in one array"
+            )
         if (ids < 0).any() or (ids >= K).any():
             raise IndexRangeError(
-                f"CRF: tags from {ids.min()} to {ids.max()}\n  expected: 0 <= tag < {K}"
+                f"CRF: tags from {ids.min()} to {ids.max()}\n  expected: 0 <= tag < {K}\n"
+                "  hint: CRF(tags) is made for so many; does the vocabulary belong to it?"
             )
         return ids

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..arithmetic import sigmoid, tanh
-from ..random import default_rng
+from ..random import given_rng
 from ..reductions import softmax
 from .cells import Cell
 from .layers import affine, uniform
@@ -62,7 +62,7 @@ class JordanCell(Cell):
         rng: np.random.Generator | None = None,
     ) -> None:
         self._choice("output", output, _OUTPUTS)
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         H = hidden_size
         self.input_size, self.hidden_size, self.output_size = input_size, H, output_size
         self.output = output
@@ -120,7 +120,7 @@ class ElmanJordanCell(JordanCell):
         rng: np.random.Generator | None = None,
         **settings: Any,
     ) -> None:
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         super().__init__(input_size, hidden_size, output_size, bias, output, rng=rng, **settings)
         self.weight_hh = uniform(rng, hidden_size, hidden_size, hidden_size)
 

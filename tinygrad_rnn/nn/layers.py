@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from ..arithmetic import sqrt
-from ..errors import ShapeError, described
+from ..errors import ShapeError, described, expect_count, expect_number
 from ..functional import dropout, embedding
 from ..products import conv1d
-from ..random import default_rng
+from ..random import given_rng
 from ..reductions import mean
 from ..tensor import Tensor, tensor
 from .module import Module
@@ -32,6 +32,8 @@ def normalised(x: Any, eps: float = 1e-5) -> Any:
 
 def uniform(rng: np.random.Generator, fan: int, *shape: int) -> Tensor:
     """A float32 parameter, uniform between -1/sqrt(fan) and 1/sqrt(fan): PyTorch's choice."""
+    for side in shape:
+        expect_count("a parameter", "a size", side, 0)
     bound = 1 / max(fan, 1) ** 0.5
     return tensor(rng.uniform(-bound, bound, shape), np.float32, requires_grad=True)
 
@@ -54,7 +56,7 @@ class Linear(Module):
         bias: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         self.in_features, self.out_features = in_features, out_features
         self.weight = uniform(rng, in_features, out_features, in_features)
         self.bias = uniform(rng, in_features, out_features) if bias else None
@@ -62,10 +64,14 @@ class Linear(Module):
     def forward(self, x: Any) -> Any:
         shape: tuple[int, ...] = getattr(x, "shape", ())
         if shape[-1:] != (self.in_features,):
-            swapped = len(shape) == 2 and shape[0] == self.in_features
+            hint = f"this layer was made for rows of {self.in_features} numbers"
+            if isinstance(x, tuple):
+                hint = "a state (h, c) or a pair (output, state) is no Tensor, pass its first part"
+            elif len(shape) == 2 and shape[0] == self.in_features:
+                hint = "axes 0 and 1 look swapped, pass x.T"
             raise ShapeError(
-                f"Linear(x): x is {described(x)}\n  expected: (..., in_features={self.in_features})"
-                + ("\n  hint: axes 0 and 1 look swapped, pass x.T" if swapped else "")
+                f"Linear(x): x is {described(getattr(x, 'array', x))}\n"
+                f"  expected: (..., in_features={self.in_features})\n  hint: {hint}"
             )
         return affine(x, self.weight, self.bias)
 
@@ -81,7 +87,7 @@ class Embedding(Module):
         self, num_embeddings: int, embedding_dim: int, rng: np.random.Generator | None = None
     ) -> None:
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        table = (rng or default_rng()).standard_normal((num_embeddings, embedding_dim))
+        table = given_rng(rng).standard_normal((num_embeddings, embedding_dim))
         self.weight = tensor(table, np.float32, requires_grad=True)
 
     def forward(self, ids: Any) -> Any:
@@ -106,7 +112,7 @@ class Conv1d(Module):
         bias: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:
-        rng = rng or default_rng()
+        rng = given_rng(rng)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         fan = in_channels * kernel_size
         self.weight = uniform(rng, fan, out_channels, in_channels, kernel_size)
@@ -130,7 +136,11 @@ class LayerNorm(Module):
 
     def forward(self, x: Any) -> Any:
         if getattr(x, "shape", ())[-1:] != (self.size,):
-            raise ShapeError(f"LayerNorm(x): x is {described(x)}\n  expected: (..., {self.size})")
+            raise ShapeError(
+                f"LayerNorm(x): x is {described(getattr(x, 'array', x))}\n"
+                f"  expected: (..., size={self.size})\n"
+                "  hint: it normalises along the last axis; swapaxes brings another one there"
+            )
         y = self.weight * normalised(x, self.eps)
         return y if self.bias is None else y + self.bias
 
@@ -143,7 +153,7 @@ class Dropout(Module):
     """
 
     def __init__(self, p: float = 0.5, rng: np.random.Generator | None = None) -> None:
-        self.p, self.rng = p, rng
+        self.p, self.rng = expect_number("Dropout", "p", p, 1.0, "p is what is dropped"), rng
 
     def forward(self, x: Any) -> Any:
         return dropout(x, self.p, self.rng) if self.training else x

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..backend import backend_of
 from ..engine import change
-from ..errors import CheckpointError, described
+from ..errors import CheckpointError, DtypeError, described
 from ..saving import fitted, host_array
 from ..tensor import Tensor
 
@@ -41,7 +41,10 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model computes; every subclass defines its own."""
-        raise NotImplementedError(f"{type(self).__name__} has no method forward")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no method forward\n"
+            "  hint: def forward(self, x): in the class is what a call of the module runs"
+        )
 
     # ---- its Tensors ----
 
@@ -114,6 +117,12 @@ class Module:
         unknown, or of another shape or kind.  To load a part of a model,
         ``model.load_state_dict({**model.state_dict(), **part})``.
         """
+        if not isinstance(state, Mapping):
+            raise DtypeError(
+                f"load_state_dict(state): state is {described(state)}\n"
+                "  expected: a dict of arrays by name\n"
+                "  hint: pass model.state_dict(), or what load(path) gives"
+            )
         tensors = self._tensors()
         first_names = {id(x): name for name, x in tensors.items()}
         renamed: dict[str, np.ndarray] = {}

@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..backend import backend_of
-from ..errors import DtypeError, SettingError, ShapeError, described
+from ..errors import DtypeError, ShapeError, described, expect_count, expect_number
 from ..fold import fold
 from ..functional import dropout
 from ..linear import concatenate, reshape, scatter, split, stack, swapaxes
@@ -90,11 +90,9 @@ class Recurrent(Module):
         rng: np.random.Generator | None = None,
         **settings: Any,
     ) -> None:
-        if num_layers < 1 or not 0 <= dropout < 1:
-            raise SettingError(
-                f"{type(self).__name__}: num_layers {num_layers}, dropout {dropout}\n"
-                "  expected: num_layers >= 1, 0 <= dropout < 1"
-            )
+        name = type(self).__name__
+        expect_count(name, "num_layers", num_layers)
+        expect_number(name, "dropout", dropout, 1.0, "dropout is the part that is dropped")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.bidirectional = batch_first, bidirectional
         self.dropout, self.variational, self.rng = dropout, variational, rng
@@ -237,15 +235,16 @@ class Recurrent(Module):
         """``lengths`` as an array, if it is one length from 1 to T for each of B sequences."""
         lengths = getattr(lengths, "array", lengths)
         steps = np.asarray(backend_of(lengths).to_host(lengths))
+        if steps.dtype.kind not in "iu":
+            raise DtypeError(
+                f"{type(self).__name__}: lengths is {described(steps)}\n"
+                f"  expected: integers (batch={B},)\n  hint: lengths count steps; use .astype(int)"
+            )
         if steps.shape != (B,):
             hint = "one length for each sequence"
             if steps.shape == (T,):
                 hint = f"axes 0 and 1 of x look swapped, see batch_first={self.batch_first}"
             raise self._misfit("lengths", steps, f"(batch={B},)", hint)
-        if steps.dtype.kind not in "iu":
-            raise DtypeError(
-                f"{type(self).__name__}: lengths is {described(steps)}\n  expected: integers"
-            )
         for b in np.flatnonzero((steps < 1) | (steps > T)):
             hint = "leave empty sequences out" if steps[b] < 1 else f"x has {T} steps"
             raise self._misfit(f"lengths[{b}]", int(steps[b]), f"1 <= length <= time={T}", hint)
@@ -263,7 +262,9 @@ class Recurrent(Module):
             got = getattr(h, "shape", ())
             if got != expected:
                 hint = f"{name} is left out together with all of the state, or not at all"
-                if got == (B, K, H):
+                if isinstance(h, tuple) and len(states) == 1:
+                    hint = f"pass {name} alone; only the state of an LSTM is a pair (h, c)"
+                elif got == (B, K, H):
                     hint = "axes 0 and 1 look swapped; the batch is axis 1, also with batch_first"
                 elif got == expected[1:]:
                     hint = f"a state has an axis of layers, {name}[None]"
@@ -273,7 +274,7 @@ class Recurrent(Module):
 
     def _misfit(self, argument: str, value: Any, expected: str, hint: str) -> ShapeError:
         return ShapeError(
-            f"{type(self).__name__}: {argument} is {described(value)}\n"
+            f"{type(self).__name__}: {argument} is {described(getattr(value, 'array', value))}\n"
             f"  expected: {expected}\n  hint: {hint}"
         )
 

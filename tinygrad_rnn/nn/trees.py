@@ -19,7 +19,7 @@ from ..arithmetic import sigmoid, tanh
 from ..backend import backend_of
 from ..errors import DtypeError, ShapeError, described
 from ..linear import concatenate, reshape, split, transpose
-from ..random import default_rng
+from ..random import given_rng
 from ..reductions import sum
 from .cells import LSTMCell
 from .layers import affine, uniform
@@ -44,7 +44,7 @@ class RecursiveCell(Module):
     def __init__(
         self, input_size: int, hidden_size: int, rng: np.random.Generator | None = None
     ) -> None:
-        rng, D, H = rng or default_rng(), input_size, hidden_size
+        rng, D, H = given_rng(rng), input_size, hidden_size
         self.input_size, self.hidden_size = D, H
         self.V, self.U, self.W = (uniform(rng, H, H, n) for n in (D, H, H))
         self.b = uniform(rng, H, H)
@@ -69,7 +69,7 @@ class RNTNCell(Module):
     """
 
     def __init__(self, hidden_size: int, rng: np.random.Generator | None = None) -> None:
-        rng, H = rng or default_rng(), hidden_size
+        rng, H = given_rng(rng), hidden_size
         self.input_size = self.hidden_size = H
         self.T = uniform(rng, 4 * H * H, H, 2 * H, 2 * H)
         self.W = uniform(rng, 2 * H, H, 2 * H)
@@ -109,9 +109,12 @@ class TreeLSTMCell(Module):
         arity: int = 2,
         rng: np.random.Generator | None = None,
     ) -> None:
-        rng, H = rng or default_rng(), hidden_size
+        rng, H = given_rng(rng), hidden_size
         if arity < 1:
-            raise ShapeError(f"TreeLSTMCell: arity {arity}\n  expected: at least 1")
+            raise ShapeError(
+                f"TreeLSTMCell: arity {arity}\n  expected: at least 1\n"
+                "  hint: arity=2 for binary trees; ChildSumTreeLSTMCell takes any number"
+            )
         self.input_size, self.hidden_size, self.arity = input_size, H, arity
         self.weight_ih = uniform(rng, H, 4 * H, input_size)
         self.weight_hh = uniform(rng, H, (arity + 3) * H, arity * H)
@@ -228,12 +231,13 @@ def _expect_children(cell: Any, children: Any, counts: Any, pairs: bool = False)
         if not isinstance(parts, (tuple, list)) or len(parts) != 1 + pairs:
             raise DtypeError(
                 f"{name}: child {k} is {described(getattr(child, 'array', child))}\n"
-                "  expected: a pair (h, c)"
+                "  expected: a pair (h, c)\n  hint: a state of this cell is the pair it returns"
             )
         for part in parts:
             if getattr(part, "shape", ())[-1:] != (H,):
                 raise ShapeError(
                     f"{name}: a state of child {k} is {described(getattr(part, 'array', part))}\n"
-                    f"  expected: (n, hidden_size={H})"
+                    f"  expected: (n, hidden_size={H})\n"
+                    "  hint: the children come from a cell of the same hidden_size"
                 )
     return children
