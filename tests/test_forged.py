@@ -1,6 +1,7 @@
 """Laws of checkpoint files from strangers: they are refused or loaded, and nothing else happens."""
 
 import os
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -84,6 +85,21 @@ def test_what_is_costly_to_parse_is_refused_in_bounded_memory(tmp_path):
     command = [sys.executable, "-W", "error", "-c", LIMITED, *map(str, paths)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == "" and done.stdout.split() == ["refused"] * len(paths)
+
+
+@every_suffix
+def test_a_directory_or_header_is_not_read_if_it_is_too_long(tmp_path, suffix):
+    pytest.importorskip("safetensors")
+    path, size = tmp_path / f"x{suffix}", 2**28
+    with path.open("wb") as file:  # nearly all of it is a hole, which takes no room on the disk
+        file.write(struct.pack("<Q", size) if suffix == ".safetensors" else b"")
+        file.seek(size)
+        file.write(struct.pack("<4s8xIIH", b"PK\5\6", size, 0, 0))
+    tracemalloc.start()
+    with pytest.raises(tg.CheckpointError, match="its directory or header has 268,435,456 bytes"):
+        tg.load(path)
+    assert tracemalloc.get_traced_memory()[1] < PLENTY
+    tracemalloc.stop()
 
 
 @every_suffix

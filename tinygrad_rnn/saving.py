@@ -207,7 +207,9 @@ class _WaryFile(io.FileIO):
 
     def read(self, size: int | None = -1, /) -> Any:
         if size is not None and size > _MOST_INDEX:
-            raise CheckpointError(f"its directory has {size:,} bytes, at most {_MOST_INDEX:,}")
+            raise CheckpointError(
+                f"its directory or header has {size:,} bytes, at most {_MOST_INDEX:,} are read"
+            )
         return super().read(size)
 
 
@@ -428,8 +430,6 @@ def _check_header(file: IO[bytes]) -> None:
         raise CheckpointError(
             f"it cannot be read as .safetensors: a header of {length:,} bytes in {size:,}"
         )
-    if length > _MOST_INDEX:
-        raise CheckpointError(f"its header has {length:,} bytes, at most {_MOST_INDEX:,} are read")
     entries = _parsed(file.read(length), "header", _MOST_INDEX)
     entries.pop(_RESERVED, None)
     if len(entries) > _MOST_ARRAYS:
