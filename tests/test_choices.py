@@ -59,6 +59,7 @@ def test_choice(name):
     np.testing.assert_allclose(np.array(got), np.array(expected, float), rtol=1e-14)
 
 
+@pytest.mark.nonfinite
 @pytest.mark.parametrize("x", [0.0, -1.0])
 def test_a_branch_not_taken_can_still_send_nan(x):
     """0 times an infinite or undefined slope: the reason for the double where."""

@@ -360,6 +360,7 @@ def test_stack_has_an_axis(axis):
 DEEP = 100_000
 
 
+@pytest.mark.unwatched
 def test_a_chain_of_calls_as_long_as_it_may_be(no_collector):
     cell = tg.deferred(lambda h: h + 1.0)
     h = cell(0.0)

@@ -311,6 +311,7 @@ def test_inputs_that_are_used_several_times_collapse_if_they_are_named():
 # ---- long runs, files, errors --------------------------------------------------------------------
 
 
+@pytest.mark.unwatched
 def test_a_long_run_is_collapsed_and_refused_unfolded():
     y, names = elman(10_000)
     with pytest.raises(tg.SettingError, match="collapsed=True"):

@@ -143,6 +143,7 @@ def test_fan_out_and_fan_in_of_ten_thousand():
     assert x.grad.item() == 10_001
 
 
+@pytest.mark.unwatched
 def test_a_million_steps_deep(no_collector):
     # Backward, printing and deallocation: recursion in any of them overflows the stack.
     @tg.op(x=lambda g: g)

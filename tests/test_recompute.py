@@ -287,6 +287,7 @@ def peak_of(run):
     return peak.most - before, peak.steps
 
 
+@pytest.mark.unwatched
 def test_segments_keep_the_root_and_nested_halves_the_logarithm(no_collector):
     T = 64
 

@@ -4,6 +4,7 @@ The imports below are in reading order: each file needs only those above it.
 """
 
 # ruff: noqa: I001
+from . import place
 from .errors import *
 from . import cotangents
 from .engine import no_grad, op
@@ -33,6 +34,7 @@ from . import division
 from .report import time_report
 from . import circuit
 from .draw import draw
+from . import clipping
 from . import optim
 from . import schedules
 from . import decode

@@ -20,7 +20,7 @@ import numpy as np
 from .backend import backend_of, is_array
 from .engine import OBSERVER, Node, Operation, Rule
 from .errors import NonFiniteError, ValueChangedError, described
-from .where import Place
+from .place import Place
 
 __all__ = ["detect_anomaly"]
 

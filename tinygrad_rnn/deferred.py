@@ -27,9 +27,9 @@ from .backend import is_array
 from .engine import TensorCore, is_recording, recording
 from .errors import DeferredError, DtypeError, ShapeError, TinygradRNNError, described
 from .fold import name_of
+from .place import described_calls
 from .random import drawing_refused
 from .rows import Rows, batch_of, likeness, read
-from .where import described_calls
 
 __all__ = ["Handle", "deferred", "stack"]
 

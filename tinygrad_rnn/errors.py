@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .where import Place
+from .place import Place
 
 __all__ = [
     "CheckpointError",
@@ -166,26 +166,80 @@ def described(value: object) -> str:
     return f"{kind} {value!r:.60}".partition("\n")[0]
 
 
-_CAUSES: dict[str, tuple[type[TinygradRNNError], str]] = {
-    "Integers to negative": (DtypeError, "make one of them floating point"),
-    "broadcast": (ShapeError, "sides must be equal, or 1, counted from the last axis"),
-    "reshape": (ShapeError, "as many entries as before; one side may be -1, for what is left"),
-    "unknown dimension": (ShapeError, "one side may be -1, for what is left"),
-    "concatenat": (ShapeError, "sides must be equal but along the axis; stack makes a new axis"),
-    "same number of dim": (
+_CAUSES: dict[str, tuple[type[TinygradRNNError], str, str]] = {
+    "Integers to negative": (DtypeError, "integers have no negative powers", "use x.astype(float)"),
+    "did not contain a loop": (DtypeError, "what is no number cannot be computed with", ""),
+    "unsupported operand": (DtypeError, "what is no number cannot be computed with", ""),
+    "broadcast": (
         ShapeError,
-        "sides must be equal but along the axis; expand_dims adds one",
+        "these shapes do not fit each other",
+        "sides must be equal, or 1, counted from the last axis",
     ),
-    "same shape": (ShapeError, "all of one shape; concatenate puts unequal ones in a row"),
-    "squeeze": (ShapeError, "leave out axes of length 1 alone; x[0] takes the first of others"),
-    "zero-size": (ShapeError, "leave out what is empty: it has no extreme"),
-    "duplicate": (ShapeError, "name each axis once; -1 is the last"),
-    "repeated axis": (ShapeError, "name each axis once; -1 is the last"),
-    "subscript": (ShapeError, "a letter for each axis of an operand; the result's are among them"),
-    "Einstein": (ShapeError, "a letter for each axis of an operand; the result's are among them"),
-    "negative dimensions": (ShapeError, "pass a number of at least 0"),
+    "reshape": (
+        ShapeError,
+        "the number of entries would change",
+        "as many entries as before; one side may be -1, for what is left",
+    ),
+    "unknown dimension": (
+        ShapeError,
+        "several sides are -1",
+        "one side may be -1, for what is left",
+    ),
+    "concatenation axis": (
+        ShapeError,
+        "sides differ beside the axis",
+        "sides must be equal but along the axis; stack makes a new axis",
+    ),
+    "number of dimensions": (
+        ShapeError,
+        "the numbers of axes differ",
+        "expand_dims(x, axis) adds one",
+    ),
+    "same shape": (
+        ShapeError,
+        "the shapes differ",
+        "all of one shape; concatenate puts unequal ones in a row",
+    ),
+    "at least one array": (
+        ShapeError,
+        "there is no array",
+        "at least one is needed; is the list still empty?",
+    ),
+    "squeeze": (
+        ShapeError,
+        "an axis to be left out is longer than 1",
+        "x[0] takes the first; sum and mean take all of an axis",
+    ),
+    "zero-size": (
+        ShapeError,
+        "there is nothing to choose from",
+        "leave out what is empty: it has no extreme",
+    ),
+    "duplicate": (ShapeError, "an axis is named twice", "name each axis once; -1 is the last"),
+    "repeated axis": (ShapeError, "an axis is named twice", "name each axis once; -1 is the last"),
+    "too many subscripts": (
+        ShapeError,
+        "an operand has fewer axes than letters",
+        "a letter for each axis",
+    ),
+    "never appeared": (
+        ShapeError,
+        "the result has a letter that no operand has",
+        "what stands after -> stands before it, too",
+    ),
+    "negative dimensions": (ShapeError, "a number is below 0", "pass 0 or more"),
+    "only integers": (
+        IndexRangeError,
+        "this is no index",
+        "integers, slices, masks; x[int(i)], or x[ids.astype(int)]",
+    ),
+    "boolean index": (
+        IndexRangeError,
+        "the mask has another shape",
+        "a mask has the shape of x, or of its first axes",
+    ),
 }
-"""Words in an error of NumPy's, what kind of error it is here, and what mends it."""
+"""Words in an error of NumPy's: what kind of error it is here, what it says, and what mends it."""
 
 
 def explained(name: str, arguments: dict[str, object], error: Exception) -> TinygradRNNError:
@@ -195,14 +249,16 @@ def explained(name: str, arguments: dict[str, object], error: Exception) -> Tiny
     hint = f"help({name}) says what the arguments have to be"
     if isinstance(error, np.exceptions.AxisError):
         hint = "axes count from 0, or from -1 backwards, up to the number of axes"
+    elif isinstance(error, AttributeError):
+        kind, hint = DtypeError, "pass an array or a Tensor; np.array(x) makes one of a list"
     elif isinstance(error, IndexError):
         kind, hint = IndexRangeError, "compare the index with the shape of the array it points into"
     elif isinstance(error, TypeError):
         kind, hint = DtypeError, "pass arrays, Tensors or numbers where the operation takes values"
-    elif isinstance(error, AttributeError):
-        kind, hint = DtypeError, "pass an array or a Tensor; np.array(x) makes one of a list"
-    else:
-        kind, hint = next((at for words, at in _CAUSES.items() if words in text), (kind, hint))
+    for words, (its_kind, its_text, its_hint) in _CAUSES.items():
+        if words in text:
+            kind, text, hint = its_kind, its_text, its_hint or hint
+            break
     lines = [f"{name}({', '.join(arguments)}): {text}"]
     for key, value in arguments.items():
         lines.append(f"  {key}: {described(getattr(value, 'array', value))}")

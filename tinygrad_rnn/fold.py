@@ -13,9 +13,9 @@ import numpy as np
 
 from .errors import DtypeError, ShapeError, TinygradRNNError, described
 from .linear import broadcast_to
+from .place import described_group
 from .rows import Rows, batch_of, read
 from .structure import Group, Structure, as_index
-from .where import described_group
 
 __all__ = ["fold", "name_of"]
 

@@ -9,7 +9,7 @@ Letters: w the parameter, g its gradient, lr the rate.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from sys import getrefcount
 from typing import Any, ClassVar
 
@@ -17,10 +17,10 @@ import numpy as np
 
 from .backend import backend_of
 from .backward import rows_of_grad
+from .clipping import Parameters, clip_grad_norm_, expect_finite, named
 from .engine import change
 from .errors import (
     DtypeError,
-    NonFiniteError,
     NotTrackedError,
     SettingError,
     described,
@@ -39,7 +39,6 @@ __all__ = [
     "clip_grad_norm_",
 ]
 
-Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 Memory = dict[str, Any]
 
 
@@ -81,7 +80,7 @@ class Optimizer:
         if check_finite:
             for name, parameter in zip(self.names, self.parameters, strict=True):
                 for g in _parts_of_grad(parameter):
-                    _expect_finite(by, name, g)
+                    expect_finite(by, name, g)
         for parameter, memory in zip(self.parameters, self.memories, strict=True):
             w, rows = parameter.array, rows_of_grad(parameter)
             if rows and self.moves_rows():
@@ -323,82 +322,18 @@ class AdamW(Adam):
         return self.adapted(w - self.lr * self.weight_decay * w, g, memory)
 
 
-def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
-    """The norm of all gradients as one vector; if it is above ``max_norm``, they are scaled to it.
-
-    PyTorch's factor is ``max_norm / (norm + 1e-6)``; a ``max_norm`` of inf only measures.  The
-    parameters may come with their names, from ``named_parameters()``.  Raises NonFiniteError naming
-    the first parameter whose gradient is not finite, SettingError unless ``max_norm > 0``; nothing
-    is then changed.
-    """
-    if not max_norm > 0:
-        raise SettingError(
-            f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0\n"
-            "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
-        )
-    pairs = _named("clip_grad_norm_", parameters)
-    grads = [(name, x, x.grad.array) for name, x in pairs if x.grad is not None]
-    norm = math.hypot(*[_finite_norm(name, g) for name, _, g in grads])
-    factor = float(max_norm) / (norm + 1e-6)
-    if factor < 1:
-        for _, x, g in grads:
-            x.grad = Tensor(backend_of(g).asarray(g * factor))
-    return norm
-
-
-def _finite_norm(name: str, g: Any) -> float:
-    """The Euclidean length of ``g``, in float64, where squares of float32 cannot overflow."""
-    _expect_finite("clip_grad_norm_", name, g)
-    return float(np.linalg.norm(g.astype(np.float64)))
-
-
 def _parts_of_grad(x: Tensor) -> list[Any]:
     """The arrays that make up the gradient of ``x``: one, or those of its rows."""
     rows = rows_of_grad(x)
     return [row.g for row in rows] if rows else [] if x.grad is None else [x.grad.array]
 
 
-def _expect_finite(caller: str, name: str, g: Any) -> None:
-    """Raise NonFiniteError if NaN or infinity is in ``g``, the gradient of parameter ``name``."""
-    flat = g.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):  # squares may overflow
-        if math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all():
-            return
-    raise NonFiniteError(
-        f"{caller}: the gradient of {name}, {described(g)}, is not finite\n"
-        f"  of its {g.size} entries {int(np.isnan(g).sum())} are NaN and"
-        f" {int(np.isinf(g).sum())} infinite; nothing has been changed\n"
-        "  hint: with detect_anomaly(): around forward and backward names the operation that made"
-        " them"
-    )
-
-
 # ---- what may be passed ------------------------------------------------------------------------
-
-
-def _named(caller: str, parameters: Any) -> list[tuple[str, Tensor]]:
-    """The parameters with their names; one that comes alone is named by its place."""
-    if isinstance(parameters, Tensor):
-        raise DtypeError(f"{caller}: the parameters are one Tensor\n  hint: pass [parameter]")
-    if not isinstance(parameters, Iterable):
-        called = "model.parameters(), with parentheses" if callable(parameters) else "a list"
-        raise DtypeError(
-            f"{caller}: the parameters are {described(parameters)}\n"
-            f"  expected: an iterable of Tensors\n  hint: pass {called}"
-        )
-    pairs = [x if isinstance(x, tuple) else (f"parameter {i}", x) for i, x in enumerate(parameters)]
-    for name, x in pairs:
-        if not isinstance(x, Tensor):
-            raise DtypeError(
-                f"{caller}: {name} is {described(x)}\n  expected: a Tensor, or (name, Tensor)\n"
-                "  hint: model.parameters()"
-            )
-    return pairs
 
 
 def _leaves(caller: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
     """The parameters with their names, found to be tracked leaves, each there once."""
-    pairs = _named(caller, parameters)
+    pairs = named(caller, parameters)
     if not pairs:
         raise SettingError(
             f"{caller}: there are no parameters\n"

@@ -24,7 +24,7 @@ from .errors import (
     described,
 )
 from .linear import astype, sum_to
-from .where import caller
+from .place import caller
 
 
 def sweep(
@@ -101,13 +101,17 @@ def sweep(
 def summed(g: Any, node: Node, source: Node) -> Any:
     """``g`` summed to the shape of ``node``, which had been broadcast in the call of ``source``."""
     if not hasattr(g, "shape"):
-        raise DtypeError(f"{source.name}: a VJP returned {described(g)}\n  expected: an array")
+        raise DtypeError(
+            f"{source.name}: a VJP returned {described(g)}\n  expected: an array\n"
+            "  hint: g times the slope, g * 2 * x for x * x"
+        )
     lead = len(g.shape) - len(node.shape)
     sides = zip(node.shape, g.shape[max(lead, 0) :], strict=False)
     if lead < 0 or any(mine not in (1, its) for mine, its in sides):
         raise ShapeError(
             f"{source.name}: a VJP returned a cotangent of shape {g.shape}\n  expected:"
-            f" {node.shape}, the argument's, or what that broadcasts to"
+            f" {node.shape}, the argument's, or what that broadcasts to\n"
+            "  hint: a cotangent has the shape of its argument; of a sum along axes it is broadcast"
         )
     return sum_to(g, node.shape)
 

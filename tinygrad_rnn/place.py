@@ -103,7 +103,8 @@ def described_group(structure: Any, group: Any, name: str) -> str:
 
 def described_calls(calls: list[Any], name: str) -> str:
     """A few words for the deferred calls that a cell is run for."""
-    return f"{name}, run for {len(calls)} calls, the first at {calls[0].place()}"
+    n = len(calls)
+    return f"{name}, run for {n} call{'s' * (n > 1)}, the first at {calls[0].place()}"
 
 
 # ---- the frames that are scopes, by the name of their function, from their local variables -------

@@ -1,0 +1,81 @@
+"""Gradients that are too long are clipped; gradients that are no numbers are refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from .backend import backend_of
+from .errors import DtypeError, NonFiniteError, SettingError, described
+from .tensor import Tensor
+
+__all__ = ["clip_grad_norm_"]
+
+Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+
+
+def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
+    """The norm of all gradients as one vector; if it is above ``max_norm``, they are scaled to it.
+
+    PyTorch's factor is ``max_norm / (norm + 1e-6)``; a ``max_norm`` of inf only measures.  The
+    parameters may come with their names, from ``named_parameters()``.  Raises NonFiniteError naming
+    the first parameter whose gradient is not finite, SettingError unless ``max_norm > 0``; nothing
+    is then changed.
+    """
+    if not max_norm > 0:
+        raise SettingError(
+            f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0\n"
+            "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
+        )
+    pairs = named("clip_grad_norm_", parameters)
+    grads = [(name, x, x.grad.array) for name, x in pairs if x.grad is not None]
+    norm = math.hypot(*[_finite_norm(name, g) for name, _, g in grads])
+    factor = float(max_norm) / (norm + 1e-6)
+    if factor < 1:
+        for _, x, g in grads:
+            x.grad = Tensor(backend_of(g).asarray(g * factor))
+    return norm
+
+
+def _finite_norm(name: str, g: Any) -> float:
+    """The Euclidean length of ``g``, in float64, where squares of float32 cannot overflow."""
+    expect_finite("clip_grad_norm_", name, g)
+    return float(np.linalg.norm(g.astype(np.float64)))
+
+
+def expect_finite(caller: str, name: str, g: Any) -> None:
+    """Raise NonFiniteError if NaN or infinity is in ``g``, the gradient of parameter ``name``."""
+    flat = g.ravel()
+    with np.errstate(over="ignore", invalid="ignore"):  # squares may overflow
+        if math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all():
+            return
+    raise NonFiniteError(
+        f"{caller}: the gradient of {name}, {described(g)}, is not finite\n"
+        f"  of its {g.size} entries {int(np.isnan(g).sum())} are NaN and"
+        f" {int(np.isinf(g).sum())} infinite; nothing has been changed\n"
+        "  hint: with detect_anomaly(): around forward and backward names the operation that made"
+        " them"
+    )
+
+
+def named(caller: str, parameters: Any) -> list[tuple[str, Tensor]]:
+    """The parameters with their names; one that comes alone is named by its place."""
+    if isinstance(parameters, Tensor):
+        raise DtypeError(f"{caller}: the parameters are one Tensor\n  hint: pass [parameter]")
+    if not isinstance(parameters, Iterable):
+        called = "model.parameters(), with parentheses" if callable(parameters) else "a list"
+        raise DtypeError(
+            f"{caller}: the parameters are {described(parameters)}\n"
+            f"  expected: an iterable of Tensors\n  hint: pass {called}"
+        )
+    pairs = [x if isinstance(x, tuple) else (f"parameter {i}", x) for i, x in enumerate(parameters)]
+    for name, x in pairs:
+        if not isinstance(x, Tensor):
+            raise DtypeError(
+                f"{caller}: {name} is {described(x)}\n  expected: a Tensor, or (name, Tensor)\n"
+                "  hint: model.parameters()"
+            )
+    return pairs
