@@ -18,6 +18,7 @@ import textwrap
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -218,6 +219,57 @@ SECTIONS = {
         `tests/test_mutants.py`: the cotangent of `sign` is 0 whatever is done to it, and VJPs that
         read values only to compare them have no second derivative to lose.""",
         mutants,
+    ),
+    "kills": Section(
+        "Killed at any instant",
+        """A demo that carries a state, draws dropout masks, is moved by Adam and validated after
+        each epoch is killed (signal 9) at random instants and gone on with by `--resume`, again and
+        again, until it ends. It has survived a kill if its last weights have the bytes of those of
+        a run that nothing stopped.""",
+        """a machine that loses its power: then the disk has to keep what fsync asked of it. That
+        each file is synced before it gets its name is in the gate above.""",
+        partial(of_module, "kills"),
+    ),
+    "faults": Section(
+        "Faults of disks and files",
+        """Full disks, folders that cannot be written to, calls of the system that fail at any point
+        of a write; then files cut off at any byte, with bits flipped, exchanged. A fault in writing
+        is survived if it is told as what it is, the files from before keep their bytes, and the
+        next write succeeds; one in a file if it is noticed or does no harm, and the checkpoint
+        before it is taken.""",
+        """disks that return other bytes than they were given and say nothing, beyond what a CRC-32
+        finds; two programs that write checkpoints of one name into one folder.""",
+        partial(of_module, "faults"),
+    ),
+    "liars": Section(
+        "Lying servers, forged files",
+        """`python -m demos fetch` against a server on this machine, over real TLS, that truncates,
+        redirects, is slow, lies about lengths, names and archives, and sends other bytes; it has
+        survived if there is one line of error and no file. Then checkpoint files made to harm:
+        pickles, archives that unpack to more than they say, headers that claim too much, code.""",
+        """the servers themselves: no download was tried from here, and the addresses say so. What
+        safetensors and Python's zipfile do inside is theirs.""",
+        partial(of_module, "liars"),
+    ),
+    "monsters": Section(
+        "Hostile texts",
+        """For every reader of the demos files made to break it: brackets 100,000 deep, unbalanced
+        and empty trees, lines of 100 MB, NUL bytes, lone surrogates, byte order marks, missing
+        columns, ids twice; then files by chance, from valid ones that are cut, spliced and swapped.
+        A reader has to return what keeps its contract, or to raise the error that it documents,
+        with a line that names the file; anything else is a crash.""",
+        """texts that are well formed and wrong.""",
+        partial(of_module, "monsters"),
+    ),
+    "soak": Section(
+        "Load and long runs",
+        """24 threads train, differentiate twice, save, raise and recover at the same time, each on
+        its own model; all of them read one model. Runs of a million updates and graphs that are
+        dropped, with the cyclic collector off, may leave no object, no block of memory and no page
+        behind. Demos are run twice with other hashes, and compared byte by byte.""",
+        """threads that train one model, which adds to the same gradients and is not supported, and
+        machines with more cores than this one.""",
+        partial(of_module, "soak"),
     ),
 }
 

@@ -164,8 +164,21 @@ def test_a_state_that_does_not_fit_is_refused_whole_and_every_reason_listed(mode
     assume(reasons)
     with pytest.raises(tg.CheckpointError) as caught:
         model.load_state_dict(state)
-    assert sorted(caught.value.args[0].splitlines()[1:-1]) == sorted(f"  {line}" for line in reasons)
+    assert sorted(caught.value.args[0].splitlines()[1:-1]) == sorted(
+        f"  {line}" for line in reasons
+    )
     assert_same(model.state_dict(), right)
+
+
+def test_a_model_takes_all_of_a_state_or_nothing():
+    model = tg.nn.Linear(2, 3)
+    before = model.state_dict()
+    for wrong in before:
+        state = {name: x + 1 for name, x in before.items()} | {wrong: np.zeros(7, np.float32)}
+        with pytest.raises(tg.CheckpointError, match=f"{wrong}: expected"):
+            model.load_state_dict(state)
+        for name, x in model.state_dict().items():
+            assert np.array_equal(x, before[name])
 
 
 @given(boxes())
