@@ -214,7 +214,8 @@ class Rule:
         if len(parts) != len(parents):
             raise ShapeError(
                 f"{node.name}: the joint VJP returned {len(parts)} cotangents\n"
-                f"  expected: {len(parents)}, one or None for each argument"
+                f"  expected: {len(parents)}, one or None for each argument\n"
+                "  hint: (g_a, g_b), in the order of the arguments"
             )
         return list(zip(parents, parts, strict=True))
 
@@ -293,7 +294,8 @@ class Operation:
             if unknown:
                 raise DtypeError(
                     f"op: {self.name} has no argument {', '.join(map(repr, sorted(unknown)))}\n"
-                    f"  expected: {', '.join(names)}, or one of these followed by _shape"
+                    f"  expected: {', '.join(names)}, or one of these followed by _shape\n"
+                    "  hint: a VJP is for an argument, and names those that it reads, after g"
                 )
         rest = self.arity if self.variadic else None
         self.joint = Rule(joint, names, None, rest) if joint else None
@@ -373,6 +375,12 @@ def op(
     """
 
     def differentiable(forward: Callable[..., Any]) -> Callable[..., Any]:
+        if not hasattr(forward, "__code__"):
+            raise DtypeError(
+                f"op: it decorates {described(getattr(forward, 'array', forward))}\n"
+                "  expected: a function on arrays\n"
+                "  hint: @op(x=lambda g, x: ...) takes a VJP for each argument; @op alone has none"
+            )
         operation = Operation(forward, joint, vjps)
         name, arity, variadic = operation.name, operation.arity, operation.variadic
         rules, joint_edge = operation.rules, operation.joint_edge
@@ -413,20 +421,21 @@ def op(
                     edges.append((node, rule, read(values)))
             if len(edges) + untracked != len(nodes):
                 edges = [joint_edge(nodes, values)]
-            many = isinstance(y, tuple)
-            if many and rules:
-                raise DtypeError(
-                    f"{name}: one VJP per argument, but {len(y)} results\n"
-                    "  hint: give op one joint VJP, which takes the cotangents of all results"
-                )
-            node = Node(name, edges, None if many else y.shape, None if many else y.dtype)
-            if (observer := OBSERVER.get()) is not None:
+            observer = OBSERVER.get()
+            if isinstance(y, tuple):
+                if rules:
+                    raise DtypeError(
+                        f"{name}: one VJP per argument, but {len(y)} results\n"
+                        "  hint: give op one joint VJP, which takes the cotangents of all results"
+                    )
+                node = Node(name, edges, None, None)
+                results: Any = tuple([kind(part, outlet(node, i, y)) for i, part in enumerate(y)])
+            else:
+                node = Node(name, edges, y.shape, y.dtype)
+                results = kind(y, node)
+            if observer is not None:
                 observer.recorded(node, operation, values, y)
-            return (
-                tuple([kind(part, outlet(node, i, y)) for i, part in enumerate(y)])
-                if many
-                else kind(y, node)
-            )
+            return results
 
         @wraps(forward)
         def call_of_one(x: Any = _MISSING, /, **kwargs: Any) -> Any:
@@ -460,7 +469,10 @@ def with_arrays(y: Any, name: str) -> Any:
     if isinstance(y, tuple):
         return tuple([with_arrays(part, name) for part in y])
     if not hasattr(y, "dtype"):
-        raise DtypeError(f"{name}: the operation returned {described(y)}\n  expected: an array")
+        raise DtypeError(
+            f"{name}: the operation returned {described(y)}\n  expected: an array\n"
+            "  hint: np.asarray(y), or a function of NumPy's, gives one"
+        )
     return np.asarray(y) if isinstance(y, np.generic) else y
 
 
