@@ -49,7 +49,7 @@ def grad(
     ``grad_outputs`` are the cotangents of ``outputs``, 1 for a single number.  Raises
     NotTrackedError, before anything is used up, for an input that no output was computed from.
     """
-    many = not isinstance(inputs, TensorCore)
+    many = not isinstance(inputs, (TensorCore, np.ndarray))
     xs = list(inputs) if many else [inputs]
     found = cotangents_of(outputs, xs, grad_outputs, retain_graph, create_graph, connected=True)
     return found if many else found[0]
@@ -70,7 +70,8 @@ def cotangents_of(
     gs = grad_outputs if isinstance(grad_outputs, (list, tuple)) else [grad_outputs] * len(ys)
     if len(gs) != len(ys):
         raise ShapeError(
-            f"grad: grad_outputs has {len(gs)} entries\n  expected: {len(ys)}, one for each output"
+            f"grad: grad_outputs has {len(gs)} entries\n  expected: {len(ys)}, one an output\n"
+            "  hint: None stands for 1, where an output is a single number"
         )
     kind = type(ys[0]) if create_graph else None
     roots = [(node_of(y, "grad"), seed_of(y, g, "grad", kind)) for y, g in zip(ys, gs, strict=True)]
@@ -136,11 +137,14 @@ def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | No
     array = g.array if isinstance(g, TensorCore) else np.asarray(g)
     array = array.copy()  # a gradient that is kept as rows may hold it beyond this pass
     if array.dtype.kind not in "fcbiu":
-        raise DtypeError(f"{name}: {argument} is {described(gradient)}\n  expected: numbers")
+        raise DtypeError(
+            f"{name}: {argument} is {described(gradient)}\n  expected: numbers\n"
+            f"  hint: an array or a Tensor of shape {y.array.shape}"
+        )
     if array.shape != y.array.shape:
         raise ShapeError(
             f"{name}: the cotangent has shape {array.shape}\n  expected: {y.array.shape}, that of"
-            " the tensor"
+            " the tensor\n  hint: it says how much each entry of the tensor weighs"
         )
     if kind is None:
         return array

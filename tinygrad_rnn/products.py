@@ -275,7 +275,7 @@ def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1):
     if steps < 1:
         raise ShapeError(
             f"conv1d(x, weight): {x.shape[2]} time steps are fewer than the window of"
-            f" {dilation * (width - 1) + 1}\n  hint: padding="
+            f" {dilation * (width - 1) + 1}\n  hint: padding=n adds n steps of zeros on either side"
         )
     places = stride * np.arange(steps)[:, None] + dilation * np.arange(width)
     windows = transpose(getitem(x, (slice(None), slice(None), places)), (0, 2, 1, 3))

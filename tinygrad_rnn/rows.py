@@ -137,7 +137,7 @@ def batch_of(state: Any, n: int, name: str) -> Any:
             )
         if shape[:1] != (n,):
             raise ShapeError(
-                f"{name}: the cell returned shape {shape} for {n} nodes\n"
+                f"{name}: the cell returned shape {shape} for {n} node{'s' * (n != 1)}\n"
                 f"  expected: ({n}, ...), a row for each node\n"
                 "  hint: a cell is written for a batch, every argument has a leading axis of nodes"
             )

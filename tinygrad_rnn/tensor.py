@@ -34,9 +34,11 @@ def tensor(
         if dtype is None and array.dtype == np.float64 and not _has_numpy(data):
             array = array.astype(np.float32)
     if array.dtype.kind not in "fcbiu":
+        hint = "leave out what is no number, such as None"
+        if array.dtype.kind in "US":
+            hint = "map words to ids first, [ids[word] for word in words]"
         raise DtypeError(
-            f"tensor(data): {described(data)} gives dtype {array.dtype}\n"
-            "  expected: numbers\n  hint: map words to ids first"
+            f"tensor(data): data is {described(data)}\n  expected: numbers\n  hint: {hint}"
         )
     if device is not None or isinstance(array, np.generic):
         array = backend_for(device).asarray(array)
@@ -54,10 +56,14 @@ def _array(data: Any, dtype: Any) -> np.ndarray:
         return np.array(data, dtype)
     except (ValueError, TypeError) as error:
         if "inhomogeneous" in str(error):
-            hint = "rows must have equal lengths"
-            raise ShapeError(f"tensor(data): {error}\n  hint: {hint}") from error
+            raise ShapeError(
+                f"tensor(data): data is {described(data)}, whose rows differ in length\n"
+                "  expected: rows of equal lengths\n"
+                "  hint: a list of Tensors, one for each row; the layers of nn take it as it is"
+            ) from error
         raise DtypeError(
-            f"tensor(data): {error}\n  expected: numbers\n  hint: map words to ids first"
+            f"tensor(data): {error}\n  expected: numbers\n  hint: float32 and int64 are dtypes;"
+            " words are mapped to ids first"
         ) from error
 
 
@@ -200,15 +206,20 @@ class Tensor(TensorCore):
         return [name for name in super().__dir__() if name not in ELSEWHERE]
 
     def __deepcopy__(self, memo: Any) -> Tensor:
-        if self.node is not None and not self.is_leaf:
-            raise DtypeError(
-                f"deepcopy: this tensor was made by {self.node.name} and hangs on its graph\n"
-                "  hint: copy x.detach()"
-            )
+        self._expect_apart("deepcopy")
         return tensor(self.array, requires_grad=self.requires_grad)
 
+    def _expect_apart(self, name: str) -> None:
+        """Raise for a Tensor that drags a graph behind it."""
+        if self.node is not None and not self.is_leaf:
+            raise DtypeError(
+                f"{name}: this tensor, {described(self.array)}, hangs on the graph that made it,"
+                f" by {self.node.name}\n  expected: a constant, or a leaf\n"
+                f"  hint: {name} x.detach(), or x.numpy()"
+            )
+
     def __reduce__(self) -> Any:
-        self.__deepcopy__(None)
+        self._expect_apart("pickle")
         return tensor, (self.array, self.dtype, self.requires_grad)
 
     # ---- gradients ----
@@ -474,14 +485,17 @@ def _of_arrays(function: Callable[..., Any], **values: Any) -> Any:
     try:
         return function(*[getattr(x, "array", x) for x in values.values()])
     except (TypeError, ValueError) as error:
-        raise explained(function.__name__, values, error) from error
+        names = {"eq": "equal", "ne": "not_equal", "lt": "less", "le": "less_equal"}
+        names |= {"gt": "greater", "ge": "greater_equal"}
+        name = function.__name__
+        raise explained(names.get(name, name), values, error) from error
 
 
 # ---- names of elsewhere ------------------------------------------------------------------------
 
 ELSEWHERE = {
-    "clone": "x itself: a Tensor is not written over, so nobody needs a copy",
-    "contiguous": "x itself",
+    "clone": "x: a Tensor is not written over, so nobody needs a copy",
+    "contiguous": "x: strides are NumPy's business",
     "copy": "x.numpy()",
     "cpu": "x.to('cpu')",
     "cuda": "x.to('cuda')",
@@ -496,7 +510,7 @@ ELSEWHERE = {
     "gather": "tg.take_along_axis(x, ids, axis)",
     "grad_fn": "x.node",
     "index_select": "tg.take(x, ids, axis)",
-    "long": "x.astype(int), of a constant",
+    "long": "x.detach().astype(int): integers have no gradient",
     "masked_fill": "tg.where(mask, value, x)",
     "matmul": "x @ y",
     "mm": "x @ y",
@@ -504,16 +518,16 @@ ELSEWHERE = {
     "permute": "x.transpose(axes)",
     "pow": "x ** y",
     "ravel": "x.reshape(-1)",
-    "repeat": "tg.tile(x, reps), or NumPy's tg.repeat(x, n, axis)",
+    "repeat": "tg.tile(x, reps): tg.repeat is NumPy's, and repeats entries",
     "requires_grad_": "x.requires_grad = True",
     "t": "x.T",
     "tolist": "x.numpy().tolist()",
     "type": "x.astype(dtype)",
     "unsqueeze": "tg.expand_dims(x, axis)",
     "view": "x.reshape(shape)",
-    "zero_": "x.grad = None, or zero_grad() of a Module or an optimizer",
+    "zero_": "x.grad = None: so does zero_grad() of a Module or an optimizer",
 }
-"""What users of PyTorch look for in a Tensor, and what to write here."""
+"""What users of PyTorch look for in a Tensor; what to write here; and, after a colon, a remark."""
 
 
 class Elsewhere:

@@ -18,7 +18,14 @@ import numpy as np
 
 from ..backward import cotangents_of
 from ..engine import Node, TensorCore, no_grad
-from ..errors import GradcheckError, NondifferentiableError, SettingError, described
+from ..errors import (
+    DtypeError,
+    GradcheckError,
+    NondifferentiableError,
+    SettingError,
+    described,
+    expect_count,
+)
 from ..registry import ANALYTIC
 from ..tensor import Tensor, tensor
 from .numeric import Arrays, central_difference, complex_step
@@ -88,6 +95,7 @@ def gradcheck(
     Raises GradcheckError with input, entry, both numbers, seed and a reproduction;
     NondifferentiableError at a kink; GradcheckError if there was nothing to check.
     """
+    expect_count("gradcheck", "order", order)
     check = _Check(func, inputs, method, eps, atol, rtol, seed)
     worst = []
     for k in range(1, order + 1):
@@ -114,7 +122,19 @@ class _Check:
         seed: int,
     ) -> None:
         if method not in ("auto", "complex", "central"):
-            raise SettingError(f"method {method!r}\n  expected: 'auto', 'complex' or 'central'")
+            raise SettingError(
+                f"gradcheck: method {method!r}\n  expected: 'auto', 'complex' or 'central'\n"
+                "  hint: method left out is 'auto'"
+            )
+        if not callable(func):
+            raise DtypeError(
+                f"gradcheck: func is {described(getattr(func, 'array', func))}\n"
+                "  expected: a function\n  hint: gradcheck(f, [x]), not gradcheck(f(x), [x])"
+            )
+        if not eps > 0:
+            raise SettingError(
+                f"gradcheck: eps {eps}\n  expected: eps > 0\n  hint: eps left out is 1e-3"
+            )
         if isinstance(inputs, (TensorCore, np.ndarray, float)):
             inputs = [inputs]
         self.func, self.inputs = func, list(inputs)
@@ -333,7 +353,8 @@ class _Check:
             lines.append(f"  engine  {engine!r}")
             lines.append(f"  numeric {numeric!r}   ({self.used})")
             lines.append(f"  difference {engine - numeric:.3e}")
-        lines += ["  to reproduce:", *("    " + line for line in self._reproduction(name, k))]
+        hint = "is the derivative in the docstring, or an argument missing?  To see it again:"
+        lines += [f"  hint: {hint}", *("    " + line for line in self._reproduction(name, k))]
         raise GradcheckError("\n".join(lines), **self._where(k, i, entry, engine, numeric))
 
     def _reproduction(self, name: str, k: int) -> list[str]:
@@ -389,8 +410,10 @@ def _closes_over(func: Callable[..., Any], inputs: Sequence[Any]) -> bool:
     for i, x in enumerate(inputs):
         if not isinstance(x, Tensor) or x.node is None or not x.is_leaf:
             raise GradcheckError(
-                f"gradcheck: func takes no arguments, so inputs[{i}] has to be a leaf with"
-                f" requires_grad=True that it closes over, got {described(getattr(x, 'array', x))}"
+                f"gradcheck: func takes no arguments, inputs[{i}] is"
+                f" {described(getattr(x, 'array', x))}\n"
+                "  expected: a leaf with requires_grad=True that func closes over\n"
+                "  hint: gradcheck(lambda: loss(model), model.parameters())"
             )
     return True
 

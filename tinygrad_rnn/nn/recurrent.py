@@ -266,6 +266,9 @@ class Recurrent(Module):
                     hint = f"pass {name} alone; only the state of an LSTM is a pair (h, c)"
                 elif got == (B, K, H):
                     hint = "axes 0 and 1 look swapped; the batch is axis 1, also with batch_first"
+                elif len(got) == 3 and got[1:] == expected[1:]:
+                    each = "a layer and direction" if self.bidirectional else "a layer"
+                    hint = f"{name} has a row for {each}, of which there are {K}"
                 elif got == expected[1:]:
                     hint = f"a state has an axis of layers, {name}[None]"
                 axes = f"(layers*directions={K}, {batch}hidden={H})"
