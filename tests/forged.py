@@ -106,6 +106,7 @@ HEADERS = {  # of a .npy of eight bytes
     "leading zeros": ENTRY % "(001,)",
     "a long of Python 2": ENTRY % "(1L,)",
     "no tuple": ENTRY % "(1)",
+    "more behind it": ENTRY % "(1,)" + "\n# {EVIL}",
     "a dimension below 0": ENTRY % "(-1,)",
     "two below 0": ENTRY % "(-1, -1)",
     "2**64": ENTRY % f"({2**64},)",
@@ -226,7 +227,7 @@ def forged():
     yield "zip: a name twice", ".npz", zipped([("x.npy", GOOD), ("x.npy", GOOD)])
     yield "zip: other things", ".npz", zipped([("word/document.xml", b"<xml/>")])
     yield "zip: a folder", ".npz", zipped([("x.npy/", b"")])
-    yield "zip: 10,002 members", ".npz", zipped([(f"{i}.npy", b"") for i in range(10_002)])
+    yield "zip: 10,002 members", ".npz", zipped([(f"{i}.npy", GOOD) for i in range(10_002)])
     for name in ("x\x1b[2J.npy", "\u202exe.npy", "a\nb.npy", "\u200b.npy"):
         yield f"zip: a member named {name!r}", ".npz", zipped([(name, GOOD)])
     for claim, values in {

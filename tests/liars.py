@@ -157,12 +157,12 @@ def answers():
         f"https://{sources.HOST}@evil.example/",
         f"https://user:secret@{sources.HOST}/",
         f"{here}:444/",
-        "https:///",
-        "https://[/",
         "https://127.0.0.1/",
-        "gopher://\x1b[2J/",
     ):
-        lies[f"moved to {to!r}"] = ([moved(to)], "sent to|no answer|redirected")
+        lies[f"moved to {to!r}"] = ([moved(to)], "sent to")
+    lies["moved to no host"] = ([moved("https:///")], "redirected")
+    lies["moved to half an address"] = ([moved("https://[/")], "no answer")
+    lies["moved to what escapes"] = ([moved("https://\x1b[2J/")], "no answer|sent to")
     lies["moved to a path with a blank"] = (lambda path: [moved("/a b\tc")], "no answer")
     lies["moved to a path that is no ASCII"] = (lambda path: [moved("/\xe9")], "no answer")
     return lies

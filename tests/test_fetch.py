@@ -52,7 +52,7 @@ def test_a_file_is_fetched_and_what_must_be_known_is_printed(folder, pem):
         [liars.CHUNKED, b"6A4\r\n", TEXT, b"\r\n0\r\n\r\n"],
         [response()[:500], response()[500:]],
         lambda path: [liars.moved("/x") if path != "/x" else response()],
-        lambda path: [liars.moved(path + "?") if len(path) < 37 else response()],
+        lambda path: [liars.moved(path + "x") if not path.endswith("xxx") else response()],
         [response(length="-5")],
     ],
     ids=["no length", "chunks", "in parts", "moved", "moved three times", "a length below 0"],
@@ -129,6 +129,13 @@ def test_no_lie_leaves_a_file_and_each_gets_its_line(folder, pem):
         code, _, err = told(sent, folder, pem, what, limits)
         assert liars.survived(folder, code, err), (lie, code, err)
         assert re.search(reason, err) and len(err) < 400, (lie, err)
+
+
+def test_no_more_redirects_are_followed_than_it_says(folder, pem):
+    asked = []
+    sent = lambda path: asked.append(path) or [liars.moved(path + "x")]  # noqa: E731
+    assert told(sent, folder, pem)[0] == 1
+    assert [path.removeprefix(asked[0]) for path in asked] == ["", "x", "xx", "xxx"]
 
 
 def test_an_older_file_survives_the_lies_about_the_next(folder, pem):
