@@ -42,9 +42,9 @@ def until_it_trains(process):
 
 
 def ended(process):
-    """The exit code of a process, and what it wrote to stderr."""
-    _, err = process.communicate()
-    return process.returncode, err
+    """The exit code of a process, what it wrote to stderr, and the rest of what it printed."""
+    out, err = process.communicate()
+    return process.returncode, err, out
 
 
 def weights(folder):
@@ -66,12 +66,13 @@ def killed(points, seed):
         begun, process = time.monotonic(), start(whole)
         until_it_trains(process)
         prepared = time.monotonic() - begun
-        assert ended(process) == (0, "")
+        assert ended(process)[:2] == (0, "")
         trained = time.monotonic() - begun - prepared
         while sum(lengths) < points:
             folder, kills = Path(place, f"run{len(lengths)}"), 0
             folder.mkdir()
             while True:
+                goes_on = expected(folder / "out")
                 process = start(folder, *(["--resume"] if kills else []))
                 if sum(lengths) + kills < points:
                     if chance.random() < 0.2:  # any instant, also while Python starts
@@ -80,7 +81,7 @@ def killed(points, seed):
                         until_it_trains(process)
                         time.sleep(chance.uniform(0, trained / 2))  # so that a run has several
                     process.kill()
-                code, err = ended(process)
+                code, err, out = ended(process)
                 if code == 0:
                     break
                 assert code == -9, err
@@ -88,7 +89,8 @@ def killed(points, seed):
                 writing += any(folder.glob("out/.*.saving-*"))
                 damaged += [path for path in folder.glob("out/*.npz") if not is_whole(path)]
             lengths.append(kills)
-            survived += kills * (weights(folder) == weights(whole) and not err)
+            same = weights(folder) == weights(whole) and not err
+            survived += kills * (same and goes_on in out)
     return {
         "kill points tried": sum(lengths),
         "kill points survived: the run went on to the same bits": survived,
@@ -97,6 +99,12 @@ def killed(points, seed):
         "runs": len(lengths),
         "most kills of one run": max(lengths),
     }
+
+
+def expected(folder):
+    """What a run says that goes on with the checkpoints in this folder."""
+    saved = tg.Checkpoints(folder, "training").latest()
+    return "from the beginning" if saved is None else f"goes on after {len(saved['losses'])} steps"
 
 
 def is_whole(path):

@@ -7,7 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
@@ -59,6 +59,7 @@ def files(folder):
 
 
 @given(states)
+@example({"a": {"b": np.zeros(1)}, "a.b": np.ones(1), "a.b'": np.ones(2)})
 def test_a_state_comes_back_as_it_was(tmp_path_factory, state):
     folder = tmp_path_factory.mktemp("states")
     tg.Checkpoints(folder).save(state)
@@ -94,6 +95,14 @@ def test_the_last_few_are_kept_and_the_first_of_the_best(tmp_path_factory, score
         assert set(files(folder)) == {f"checkpoint-{number + 1:06}.npz" for number in expected}
         for reader in (checkpoints, tg.Checkpoints(folder)):
             assert reader.latest() == i and reader.best() == best
+
+
+def test_the_best_outlives_the_last(tmp_path):
+    run = tg.Checkpoints(tmp_path, keep=1)
+    for number, score in enumerate([1.0, 3.0, 2.0, 0.0], 1):
+        run.save(number, score)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["checkpoint-000002.npz", "checkpoint-000004.npz"]
 
 
 def test_the_program_in_the_docstring_ends_with_the_same_bits(tmp_path, monkeypatch):

@@ -64,6 +64,16 @@ def test_the_model_ends_with_the_weights_of_the_best_epoch(tmp_path, whole):
         assert np.array_equal(x, saved[f"state.model.{name}"])
 
 
+def test_of_equal_scores_the_first_is_the_best(tmp_path):
+    now = halfway(tmp_path, 0)
+    best = now.model.state_dict()
+    for score in (float("-inf"), 1.0, 1.0, float("nan"), 0.5):
+        now.end_epoch(score)
+        if score == 1.0:
+            now.model.load_state_dict({name: x + 1 for name, x in best.items()})
+    assert now.best_score == 1.0 and flat(now.best) == flat(best)
+
+
 def test_the_best_is_among_the_checkpoints(tmp_path, whole):
     train(settings(tmp_path, "--save-every", 0))
     best = tg.Checkpoints(tmp_path, "training").best()
@@ -252,8 +262,10 @@ def test_who_handles_ctrl_c_otherwise_goes_on_to(tmp_path, whole):
     for handler in (lambda *_: told.append(1), signal.SIG_IGN):
         old = signal.signal(signal.SIGINT, handler)
         try:
-            assert same(train(settings(tmp_path), press(2)), whole)
-            assert signal.getsignal(signal.SIGINT) == handler
+            ended = train(settings(tmp_path), press(2))
+            assert signal.getsignal(signal.SIGINT) == handler and same(ended, whole)
+        except KeyboardInterrupt:
+            pytest.fail("the handler of before was not asked")
         finally:
             signal.signal(signal.SIGINT, old)
     assert told == [1]

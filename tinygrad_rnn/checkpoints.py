@@ -101,7 +101,7 @@ class Checkpoints:
                 continue
             for line in damaged:
                 warnings.warn(f"{line}; going on from {self._path(number)}", stacklevel=2)
-            self._own = numbers[: i + 1][-self.keep :]
+            self._own = numbers[: i + 1]
             return state
         if damaged:
             raise CheckpointError(
