@@ -17,6 +17,7 @@ from tinygrad_rnn import (
     engine,
     linear,
     optim,
+    place,
     recompute,
     saving,
     sweep,
@@ -30,6 +31,7 @@ from . import (
     test_engine,
     test_fetch,
     test_forged,
+    test_golden_errors,
     test_nn,
     test_optim,
     test_recompute,
@@ -46,6 +48,7 @@ STOPPED = test_training.test_a_run_stopped_at_any_step_goes_on_bit_by_bit
 SYNCED = test_saving.test_the_file_is_on_the_disk_before_its_name_is
 HALF_LOADED = test_training.test_nothing_is_half_loaded
 FOREIGN = test_saving.test_archives_of_other_things_are_refused
+TOLD = test_golden_errors.test_the_message_is_that_of_the_page
 NPZ = {"suffix": ".npz"}
 
 SILENT_FAULTS = {
@@ -317,9 +320,31 @@ DOWNLOADS = {
         test_fetch.test_what_is_there_is_not_fetched_again,
     ),
 }
+MESSAGES = {
+    "the line left out": (
+        respelled(place.Place.lines, "if self.line else", "if False else"),
+        TOLD,
+        {"title": "Shapes that do not broadcast"},
+    ),
+    "the modules left out": (
+        respelled(place.Place.inside, "[*([path] if path else []), *found]", "found"),
+        TOLD,
+        {"title": "NaN in the forward pass of an LSTM"},
+    ),
+    "the time step left out": (
+        respelled(place.Place.inside, "[*([path] if path else []), *found]", "[path]"),
+        TOLD,
+        {"title": "NaN in the forward pass of an LSTM"},
+    ),
+    "the line of the backward pass in place of that of the forward pass": (
+        respelled(anomaly.told, "*node.origin.place.lines()", "*error.place"),
+        TOLD,
+        {"title": "NaN in the backward pass of an LSTM"},
+    ),
+}
 GUARDS = {  # what is spoiled, the check that has to fail, and, of many alike, which
     name: (spoil, check, *chosen, *[{}] * (not chosen))
-    for table in (SILENT_FAULTS, FILES, RUNS, DOWNLOADS)
+    for table in (SILENT_FAULTS, FILES, RUNS, DOWNLOADS, MESSAGES)
     for name, (spoil, check, *chosen) in table.items()
 }
 WATCHED = {FORWARD, BACKWARD, WRITTEN_TO}

@@ -25,6 +25,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinygrad_rnn import engine
+from tinygrad_rnn.errors import __all__ as error_names
 from tinygrad_rnn.gradcheck.__main__ import Line, worst_errors
 from tinygrad_rnn.registry import ROWS
 
@@ -161,6 +162,17 @@ CONTROLS = [
 ]
 
 
+def errors():
+    tally = tallied("test_golden_errors", "test_errors", "test_deferred_errors")
+    golden = tally["test_golden_errors::test_the_message_is_that_of_the_page"]["passed"]
+    tests = sum(own["passed"] for own in tally.values())
+    return {
+        "kinds of errors in the family": len(error_names),
+        "wrong programs whose message is compared letter by letter": golden,
+        "further tests of refusals": tests - golden,
+    }
+
+
 def of_module(name):
     """The figures of a module of these tests that has its own command, at full size."""
     return importlib.import_module(f"tests.{name}").figures(True)
@@ -219,6 +231,14 @@ SECTIONS = {
         `tests/test_mutants.py`: the cotangent of `sign` is 0 whatever is done to it, and VJPs that
         read values only to compare them have no second derivative to lose.""",
         mutants,
+    ),
+    "errors": Section(
+        "Errors that teach",
+        """`tests/ERRORS.md` has short programs, each with a learner's mistake, and the message that
+        it ends with, every letter of which is compared: what was expected, what came, the line,
+        the modules and the time step, a hint that mends it.""",
+        """whether a learner finds them helpful: nobody was asked.""",
+        errors,
     ),
     "kills": Section(
         "Killed at any instant",
