@@ -220,6 +220,10 @@ def test_init_from_begins_with_the_weights_of_another_run(tmp_path, capsys):
     wrong = ["--hidden-size", 9, "--init-from", tmp_path / "a" / "model.npz"]
     assert run(tmp_path, *wrong, name="d") == 1
     assert "embed.weight" in capsys.readouterr().err
+    (tmp_path / "other.txt").write_text(TEXT.replace("d", "q"), encoding="utf-8")
+    other = ["--data", tmp_path / "other.txt", "--init-from", tmp_path / "a" / "model.npz"]
+    assert run(tmp_path, *other, name="e") == 1
+    assert "number 5 of its characters is 'd', and here 'e'" in capsys.readouterr().err
 
 
 def test_the_curve_has_a_point_for_every_epoch_and_metrics_agree(tmp_path):

@@ -298,7 +298,15 @@ def test_the_test_pairs_are_translated_once_when_all_is_chosen(tmp_path, monkeyp
     assert asked[:3] == [(4, 1), (4, 1), (4, 2)] and [pairs for pairs, _ in asked[3:]] == [3]
 
 
-@pytest.mark.parametrize("flags", [["--context", "none"], ["--dropout", "1"], ["--beam", "0"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--context", "none"],
+        ["--dropout", "1"],
+        ["--beam", "0"],
+        ["--init-from", "x.npz", "--context", "fixed", "additive"],
+    ],
+)
 def test_wrong_flags_are_refused(flags):
     with pytest.raises(SystemExit):
         demo.main(flags)
