@@ -1,5 +1,6 @@
 """Laws of `Checkpoints`: a state comes back as it was, or the one before does, and it says so."""
 
+import base64
 import inspect
 import shutil
 import textwrap
@@ -134,6 +135,31 @@ def test_the_program_in_the_docstring_ends_with_the_same_bits(tmp_path, monkeypa
     whole = end_of("whole")
     assert_same(whole, end_of("parts", (0, 1, 7, 0, 9)))
     assert len(files(tmp_path / "parts" / "run")) in (3, 4)
+
+
+GOLDEN = """
+UEsDBBQAAAAAAAAAIQB0syWMKAEAACgBAAANAAAAbWV0YWRhdGEuanNvbnsiZm9ybWF0X3ZlcnNpb24iOiAxLCAiYXJyYXlz
+IjogWyJzdGF0ZS5oLjAiLCAic3RhdGUudyJdLCAibWV0YWRhdGEiOiB7ImNoZWNrcG9pbnQiOiB7InZlcnNpb24iOiAxLCAi
+bGFiZWwiOiAiY2hlY2twb2ludCIsICJudW1iZXIiOiAxLCAiYmVzdCI6IFsxLCAwLjI1XSwgImxheW91dCI6IHsiZGljdCI6
+IHsiaCI6IHsidHVwbGUiOiBbeyJ0ZW5zb3IiOiAic3RhdGUuaC4wIn0sIHsidmFsdWUiOiBudWxsfV19LCAibG9zc2VzIjog
+eyJ2YWx1ZSI6IFsxLjUsIDJdfSwgInciOiB7ImFycmF5IjogInN0YXRlLncifX19fX19UEsDBC0AAAAAAAAAIQBiXaMU////
+//////8NABQAc3RhdGUuaC4wLm5weQEAEACIAAAAAAAAAIgAAAAAAAAAk05VTVBZAQB2AHsnZGVzY3InOiAnPGY0JywgJ2Zv
+cnRyYW5fb3JkZXInOiBGYWxzZSwgJ3NoYXBlJzogKDIsKSwgfSAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg
+ICAgICAgICAgICAgICAgICAgICAgICAgIAoAAAA/AAAAwFBLAwQtAAAAAAAAACEAI7jwbP//////////CwAUAHN0YXRlLncu
+bnB5AQAQAIgAAAAAAAAAiAAAAAAAAACTTlVNUFkBAHYAeydkZXNjcic6ICc8aTgnLCAnZm9ydHJhbl9vcmRlcic6IEZhbHNl
+LCAnc2hhcGUnOiAoKSwgfSAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg
+ICAgICAgCgcAAAAAAAAAUEsBAhQDFAAAAAAAAAAhAHSzJYwoAQAAKAEAAA0AAAAAAAAAAAAAAIABAAAAAG1ldGFkYXRhLmpz
+b25QSwECLQMtAAAAAAAAACEAYl2jFIgAAACIAAAADQAAAAAAAAAAAAAAgAFTAQAAc3RhdGUuaC4wLm5weVBLAQItAy0AAAAA
+AAAAIQAjuPBsiAAAAIgAAAALAAAAAAAAAAAAAACAARoCAABzdGF0ZS53Lm5weVBLBQYAAAAAAwADAK8AAADfAgAAAAA=
+"""
+
+
+def test_a_file_of_the_first_version_is_still_read(tmp_path):
+    (tmp_path / "checkpoint-000001.npz").write_bytes(base64.b64decode(GOLDEN))
+    checkpoints, h = tg.Checkpoints(tmp_path), tg.tensor([0.5, -2.0])
+    state = {"h": (h, None), "losses": [1.5, 2], "w": np.array(7)}
+    assert_same(checkpoints.latest(), state)
+    assert_same(checkpoints.best(), state)
 
 
 # ---- damage ----

@@ -4,6 +4,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -28,6 +29,7 @@ def test_ctrl_c_ends_with_the_command_that_goes_on_to_the_same_bits(tmp_path):
     process = kills.start(parts, *LONGER)
     while not list(parts.glob("out/training-*.npz")):
         assert process.poll() is None
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     code, err, _ = kills.ended(process)
     asked, told = err.strip().splitlines()

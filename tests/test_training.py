@@ -67,8 +67,9 @@ def test_the_model_ends_with_the_weights_of_the_best_epoch(tmp_path, whole):
 def test_of_equal_scores_the_first_is_the_best(tmp_path):
     now = halfway(tmp_path, 0)
     best = now.model.state_dict()
-    for score in (float("-inf"), 1.0, 1.0, float("nan"), 0.5):
+    for score in (float("nan"), float("-inf"), 1.0, 1.0, float("nan"), 0.5):
         now.end_epoch(score)
+        assert now.best  # even a bad score is better than no weights to end with
         if score == 1.0:
             now.model.load_state_dict({name: x + 1 for name, x in best.items()})
     assert now.best_score == 1.0 and flat(now.best) == flat(best)

@@ -8,6 +8,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,8 @@ class Checkpoints:
         names = [self._path(number) for number in self._on_disk() if number not in kept]
         names += [os.path.join(self.folder, found[0]) for found in self._matches(_HALF_WRITTEN)]
         for name in names:
-            os.unlink(name)
+            with suppress(FileNotFoundError):  # somebody else was faster
+                os.unlink(name)
 
     def _matches(self, ending: str) -> Iterator[re.Match[str]]:
         """What in the folder has a name of this label with this ending."""
