@@ -64,7 +64,9 @@ def main(demo, args):
             minutes, cores = (time.monotonic() - begun) / 60, os.cpu_count()
             run.log(minutes=minutes, cores=cores, claims=claims)
     except EXPECTED as error:
-        print(f"error: {str(error) or 'not enough memory'}", file=sys.stderr)
+        # The place that errors of the package add to their message is in the demo, not of its user.
+        told = error.args[0] if isinstance(error, tg.TinygradRNNError) else str(error)
+        print(f"error: {told or 'not enough memory'}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         hint = f"; go on with {go_on(args)}" if "resume" in args else ""
@@ -251,7 +253,10 @@ class Vocabulary:
         ids = [self.ids.get(word, other) for word in words]
         if None in ids:
             missing = sorted({word for word, i in zip(words, ids, strict=True) if i is None})
-            raise DataError(f"words that training did not have: {', '.join(map(repr, missing))}")
+            raise DataError(
+                f"training did not have {', '.join(shown(str(x)) for x in missing[:5])}; expected:"
+                " words and labels that occur in what there is to train on; leave the others out"
+            )
         return np.array(ids, int)
 
 
@@ -390,7 +395,7 @@ def figures_in(line):
 def is_epoch(figures, label):
     """Whether they are those of an epoch, as `fit` logs them; a user may have edited the file."""
     numbers = isinstance(figures.get("epoch"), int) and isinstance(figures.get("loss"), float)
-    score = isinstance(figures.get("validation"), (int, float, type(None)))
+    score = isinstance(figures.get("validation", ""), (int, float, type(None)))
     return numbers and score and figures.get("label") == label
 
 

@@ -131,8 +131,9 @@ class Training:
 
     def end_epoch(self, score):
         """Go on to the next epoch; remember the weights if the score is the best so far."""
-        if score is not None and score > self.best_score:
-            self.best, self.best_score = self.model.state_dict(), float(score)
+        if score is not None and (score > self.best_score or not self.best):
+            self.best = self.model.state_dict()
+            self.best_score = -math.inf if math.isnan(score) else float(score)
         self.epoch, self.step, self.state = self.epoch + 1, 0, None
         self.epoch_began = self.rng.bit_generator.state
 
@@ -302,7 +303,10 @@ def start_from(model, args, vocabulary):
     if "vocabulary" not in saved.metadata:
         print(f"warning: {args.init_from} does not say what its rows stand for", file=sys.stderr)
     elif words := other_words(vocabulary, saved.metadata["vocabulary"]):
-        raise kit.DataError(f"--init-from {args.init_from} has weights for other data: {words}")
+        raise kit.DataError(
+            f"--init-from {args.init_from} has weights for other data: {words}; expected: those of"
+            " a run with the same data"
+        )
     model.load_state_dict(saved)
 
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tinygrad_rnn as tg
 from demos import _kit as kit
 from tests.runs import settings
 
@@ -86,6 +87,14 @@ def test_a_disk_that_refuses_is_one_line_with_the_name_of_the_file(tmp_path, cap
     assert kit.main(demo, settings(tmp_path)) == 1
     told = f"error: [Errno 28] No space left on device: '{tmp_path / kit.METRICS}'\n"
     assert capsys.readouterr().err == told
+
+
+def test_an_error_of_the_package_is_told_without_a_place_in_the_demo(tmp_path, capsys):
+    def demo(args, run):
+        raise tg.CheckpointError("no\n  hint: yes")
+
+    assert kit.main(demo, settings(tmp_path)) == 1
+    assert capsys.readouterr().err == "error: no\n  hint: yes\n"
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
