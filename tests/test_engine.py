@@ -1311,7 +1311,7 @@ def test_copies_of_leaves_are_leaves_and_results_refuse():
     assert not copy.deepcopy(c).requires_grad and copy.deepcopy(c).dtype == c.dtype
     y = x * 2.0
     for refused in (copy.deepcopy, copy.copy, pickle.dumps, lambda y: copy.deepcopy([y])):
-        with pytest.raises(tg.DtypeError, match=r"multiply.*\n.*\n.*detach"):
+        with pytest.raises(tg.DtypeError, match=r"multiply(.*\n)+.*detach"):
             refused(y)
     y.sum().backward()  # not even when the graph is gone
     with pytest.raises(tg.DtypeError):
