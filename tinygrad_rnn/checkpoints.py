@@ -28,10 +28,11 @@ class Checkpoints:
     """What a training run is gone on with from: its last ``keep`` states, and that of best score.
 
     A state is all that decides how a run goes on: numbers, strings, None, arrays and Tensors, in
-    dicts, lists and tuples.  They come back as they were; Tensors on the host,
-    NumPy's scalars as arrays without axes.  This program may be killed at any time and started
-    again, and ends with the same weights, bit by bit:
+    dicts, lists and tuples.  They come back as they were; but Tensors on the host and untracked,
+    NumPy's scalars as arrays without axes, NamedTuples as tuples.  This program may be killed at
+    any time and started again, and ends with the same weights, bit by bit:
 
+        tg.manual_seed(0)
         model, rng = tg.nn.LSTMCell(2, 3), np.random.default_rng(0)
         optimizer, hidden, step = tg.optim.Adam(model.parameters()), None, 0
         checkpoints = tg.Checkpoints("run")
