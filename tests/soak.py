@@ -242,8 +242,11 @@ def deferred_of_wrong_shapes(bench):
 
 @graph
 def call_that_fails(bench):
-    with contextlib.suppress(tg.ShapeError):
-        tg.tanh(tg.tensor(bench.x, requires_grad=True) @ bench.W) @ bench.x
+    h = tg.tanh(bench.x @ bench.W)
+    for wrong in (bench.x, np.ones(7)):
+        for call in (tg.matmul, tg.add):  # refused by us, and by NumPy
+            with contextlib.suppress(tg.ShapeError):
+                call(h, wrong[1:])
 
 
 @graph

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.unwatched  # programs and graphs that are to be watched
 
 
 def test_in_a_crowd_every_thread_finds_what_it_finds_alone():
-    assert crowd.differing(24, steps=2) == []
+    assert crowd.differing(24, steps=4) == []
 
 
 def test_many_threads_read_one_model():
