@@ -6,6 +6,7 @@ user presses Ctrl-C.
 """
 
 import itertools
+import json
 import math
 import os
 import signal
@@ -18,6 +19,8 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from demos import _kit as kit
+
+MOST_TEXT = 4_000_000  # bytes of a vocabulary; `tg.save` takes little more beside the arrays
 
 
 def fit(
@@ -213,6 +216,12 @@ class Keeper:
         self.now, self.args, self.run, self.label = now, args, run, label
         self.checkpoints, self.stopping, self.next_save = None, False, math.inf
         if "resume" in args:
+            size = len(json.dumps(now.vocabulary))
+            if size > MOST_TEXT:  # which is better told before the training than after it
+                raise kit.DataError(
+                    f"the vocabulary is {size:,} bytes of text; expected: {MOST_TEXT:,} at most,"
+                    " for it is saved with the weights; give less text, or fewer words of it"
+                )
             self.checkpoints = tg.Checkpoints(args.out, label.replace(" ", "_"))
             if args.resume:
                 self.go_on()

@@ -149,6 +149,15 @@ def test_another_vocabulary_and_other_data_are_refused(tmp_path):
     refused(tmp_path, kit.DataError, "5 batches and had 4", batches=5)
 
 
+def test_a_vocabulary_that_cannot_be_saved_is_refused_before_the_training(tmp_path):
+    most = training.MOST_TEXT
+    for n, words in [(most, ["x" * (most - 15)]), (most + 1, ["x" * (most - 14)])]:
+        assert len(json.dumps({"words": words})) == n
+        with pytest.raises(kit.DataError if n > most else Stopped):
+            train(settings(tmp_path, "--save-every", 0), stop_at(2), vocabulary={"words": words})
+    assert len(tg.Checkpoints(tmp_path, "training").latest()["losses"]) == 2
+
+
 @pytest.mark.parametrize("content", [b"", b"5\n[]\nno metrics\n"])
 def test_a_run_without_its_metrics_is_refused(content, tmp_path):
     _, metrics = stopped(tmp_path, 6)
