@@ -221,7 +221,10 @@ def _open_without_waiting(path: str, flags: int) -> int:
 def _check_file(file: IO[bytes], path: str, max_bytes: int) -> None:
     status = os.fstat(file.fileno())
     if not stat.S_ISREG(status.st_mode):
-        raise CheckpointError(f"load({path!r}): this is a device or a pipe, no regular file")
+        raise CheckpointError(
+            f"load({path!r}): this is a device or a pipe, no regular file\n"
+            "  hint: save what it gives as a file first"
+        )
     if status.st_size > max_bytes:
         raise CheckpointError(
             f"load({path!r}): the file is too large\n"
