@@ -113,16 +113,16 @@ def drawn(font):
         codes = sorted(code for code in FT2Font(io.BytesIO(raw)).get_charmap() if is_letter(code))
         basic = ImageFont.Layout.BASIC
         face = ImageFont.truetype(io.BytesIO(raw), POINTS, layout_engine=basic)
+        images = np.empty((len(codes), SIDE, SIDE, 1), np.float32)
+        for image, code in zip(images, codes, strict=True):
+            canvas = Image.new("L", (SIDE, SIDE))
+            place = (SIDE // 2, BASELINE)  # "ms": middle of the glyph, on the baseline
+            ImageDraw.Draw(canvas).text(place, chr(code), fill=255, font=face, anchor="ms")
+            image[..., 0] = np.asarray(canvas) / 255
     except (OSError, RuntimeError, ValueError) as error:
         raise kit.DataError(
             f"{font} is not a font: {error}\n  expected: TrueType or OpenType; fix: leave it out"
         ) from None
-    images = np.empty((len(codes), SIDE, SIDE, 1), np.float32)
-    for image, code in zip(images, codes, strict=True):
-        canvas = Image.new("L", (SIDE, SIDE))
-        place = (SIDE // 2, BASELINE)  # "ms": middle of the glyph, on the baseline
-        ImageDraw.Draw(canvas).text(place, chr(code), fill=255, font=face, anchor="ms")
-        image[..., 0] = np.asarray(canvas) / 255
     return images, [tuple(unicodedata.name(chr(code)).split()) for code in codes]
 
 

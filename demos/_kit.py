@@ -336,7 +336,7 @@ class Run:
 
     def epochs(self, label):
         """What `fit` logged of each epoch, also before the run was gone on with."""
-        text = (self.out / METRICS).read_text(encoding="utf-8", errors="replace")
+        text = read_bytes(self.out / METRICS).decode(errors="replace")
         lines = [figures_in(line) for line in text.split("\n")]
         last = {line["epoch"]: line for line in lines if is_epoch(line, label)}
         return list(last.values())

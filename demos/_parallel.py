@@ -107,7 +107,10 @@ def byte_pairs(sentences, size):
             **settings,
         )
     except (RuntimeError, ValueError) as error:
-        raise kit.DataError(f"no {size} pieces can be made of these words: {error}") from None
+        raise kit.DataError(
+            f"--pieces {size}: no {size} pieces can be made of these words: {kit.shown(str(error), 300)}"
+            "; expected: more than there are letters, fewer than there are parts of words"
+        ) from None
     return sentencepiece.SentencePieceProcessor(model_proto=learned.getvalue())
 
 

@@ -51,6 +51,7 @@ WORD_DROPOUT = 0.1  # of the words in training to be unknown, and as many in the
 SENTIMENT = ["0", "1", "2", "3", "4"]
 LENGTHS = 6  # groups of trees, for the curve
 PICTURED = range(7, 15)  # words of the tree to draw
+MOST_UNITS = 1000  # of a saved net: the file says how many, and an RNTN takes their cube
 
 
 # ---- the models ----
@@ -215,20 +216,44 @@ def demo(args, run):
 
 def together(args, parts, run):
     """Tell what saved nets say of the right trees, each by itself and by the mean of their p."""
+    nets = [saved_net(path, args) for path in args.models]
+    for path, (reader, _) in zip(args.models, nets, strict=True):
+        if reader.labels != nets[0][0].labels:
+            raise kit.DataError(
+                f"{path} tells other labels than {args.models[0]}; expected: the same, so that p"
+                " has a mean; name nets of the same data"
+            )
     for part in ["dev", "test"] if args.test else ["dev"]:
         every = []
-        for path in args.models:
-            saved = tg.load(path)
-            reader = Reader(**saved.metadata)
-            sizes = len(reader.words), len(reader.pieces), len(reader.labels)
-            net = RecursiveNet(*sizes, args.cells[0], saved["words"].shape[1], args.dropout)
-            net.load_state_dict(saved)
+        for reader, net in nets:
             p, labels, roots = predictions(net, [reader.read(tree) for tree in parts[part]])
             every.append(p)
             shares = shares_right(p, labels, roots, reader.labels == SENTIMENT)
             tell(args.cells[0], "gold", part, "gold", shares, run)
         shares = shares_right(np.mean(every, axis=0), labels, roots, reader.labels == SENTIMENT)
         tell("mean of p", "gold", part, "gold", shares, run)
+
+
+def saved_net(path, args):
+    """The Reader and the net that a run has saved; CheckpointError or DataError if it is none."""
+    saved = tg.load(path)
+    known, rows = saved.metadata, saved.get("words", np.zeros(0))
+    lists = [known.get(name) for name in ("words", "pieces", "labels")]
+    if rows.ndim != 2 or rows.shape[1] > MOST_UNITS or not all(map(is_vocabulary, lists)):
+        raise kit.DataError(
+            f"{path} is no net with its words, pieces and labels; expected: what this demo saves,"
+            " such as Tree-LSTM_gold.npz; name that by --models"
+        )
+    sizes = map(len, lists)
+    net = RecursiveNet(*sizes, args.cells[0], rows.shape[1], args.dropout)
+    net.load_state_dict(saved)
+    return Reader(*lists), net
+
+
+def is_vocabulary(words):
+    """Whether it is a list of different words, as `Reader.known` has it; not an empty one."""
+    texts = isinstance(words, list) and all(isinstance(word, str) for word in words)
+    return texts and 0 < len(set(words)) == len(words)
 
 
 def tell(cell, learned, part, given, shares, run):

@@ -52,8 +52,9 @@ def test_a_text_can_be_the_task(tmp_path, capsys):
     path = tmp_path / "text.txt"
     path.write_text("the cat sat on the mat. " * 20)
     flags = ["--quick", "--quiet", "--no-plot", "--out", str(tmp_path), "--data", str(path)]
-    demo.main(flags)
-    assert "seen: a = T - 1 is all of BPTT" in capsys.readouterr().out
+    assert demo.main(flags) == 0
+    out = capsys.readouterr().out
+    assert "a guess costs" in out and "SEEN" not in out  # a text may teach something else
     for text in ("too short", "a" * 500):
         path.write_text(text)
         assert demo.main(flags) == 1
