@@ -115,7 +115,7 @@ def test_a_handle_may_be_a_key_and_shows_where_it_was_called():
 # ---- cells and arguments that do not fit ---------------------------------------------------------
 
 REFUSED = {
-    "no rows": (lambda: tg.deferred(lambda x: tg.sum(x))(ones).value, ShapeError, "for 1 nodes"),
+    "no rows": (lambda: tg.deferred(lambda x: tg.sum(x))(ones).value, ShapeError, "for 1 node"),
     "a number": (lambda: tg.deferred(lambda x: 1.0)(ones).value, DtypeError, "returned float 1.0"),
     "nothing": (lambda: tg.deferred(lambda x: ())(ones).value, DtypeError, "a Tensor or an"),
     "a dict": (lambda: same({"a": 1}).value, DtypeError, "an argument is dict"),
@@ -195,7 +195,9 @@ def test_the_value_of_what_waits_is_no_business_of_a_cell():
     [lambda x: x + tg.default_rng().random(), nn.Dropout(0.5), lambda x: tg.dropout(x, 0.5)],
 )
 def test_random_numbers_are_not_drawn_in_a_cell(draw):
-    with pytest.raises(DeferredError, match=r"random numbers are drawn, .*\n.*\n.*\n  hint: draw outside"):
+    with pytest.raises(
+        DeferredError, match=r"random numbers are drawn, .*\n.*\n.*\n  hint: draw outside"
+    ):
         _ = tg.deferred(lambda x: draw(x))(np.ones(3)).value
     mask = tg.default_rng().random(3)
     assert tg.deferred(lambda x, m: x * m)(np.ones(3), mask).value.tolist() == mask.tolist()

@@ -200,7 +200,7 @@ REFUSED = {
     "no nodes": (lambda: tg.fold(plain, Structure.dag([])), ShapeError, r"fold\(plain\): .* no"),
     "a row for the batch": (
         lambda: tg.fold(lambda x, *hs: tg.sum(x, 0), chain, x), ShapeError,
-        r"lambda.*: the cell returned shape \(2,\) for 1 nodes\n  expected: \(1, \.\.\.\)",
+        r"lambda.*: the cell returned shape \(2,\) for 1 node\n  expected: \(1, \.\.\.\)",
     ),
     "a number": (lambda: tg.fold(lambda x, *hs: 1.0, chain, x), DtypeError, "returned float 1.0"),
     "None": (lambda: tg.fold(lambda x, *hs: None, chain, x), DtypeError, "returned NoneType None"),

@@ -87,7 +87,7 @@ def test_the_message_says_where_and_how_to_see_it_again():
     assert (error.input_name, error.entry, error.order, error.seed) == ("inputs[1]", (0,), 1, 7)
     assert error.engine == pytest.approx(2 * error.numeric)
     assert "product" in text and "inputs[1][0]" in text and repr(error.engine) in text
-    code = text[text.index("to reproduce:") :].splitlines()[1:]
+    code = text[text.index("To see it again:") :].splitlines()[1:]
     scope = {"product": product}
     with pytest.raises(tg.GradcheckError) as again:
         exec("\n".join(line.strip() for line in code), scope)  # the printed lines, as they stand
