@@ -226,7 +226,7 @@ REFUSED = {
     ),
     "a kind without a cell": (
         lambda: tg.fold({0: plain, 2: plain}, chain, x), DtypeError,
-        "no cell for nodes of kind 1\n  expected: one of 0, 2(\n.*){2}\n  hint: the kind of a node is its",
+        "no cell for nodes of kind 1\n  expected: one of 0, 2(\n.*){2}\n  hint: the kind of a node",
     ),
     "inputs of a misspelt kind": (
         lambda: tg.fold(plain, chain, {"0": x}), DtypeError,
