@@ -23,7 +23,8 @@ def backward(
     """Add to ``.grad`` of each leaf that ``y`` was computed from the cotangent that reaches it.
 
     ``gradient`` is the cotangent of ``y``, 1 if ``y`` is a single number.  The graph is freed
-    unless ``retain_graph``; ``create_graph`` keeps it and records the backward pass too.
+    unless ``retain_graph``; ``create_graph`` keeps it and records the backward pass too: ``.grad``
+    then holds on to both until it is set to None.
     """
     kind = type(y) if create_graph else None
     roots = [(node_of(y, "backward"), seed_of(y, gradient, "backward", kind))]

@@ -188,7 +188,8 @@ def deferred(cell: Callable[..., Any]) -> Callable[..., Any]:
     The cell returns a state with n rows, or a tuple of such.  Its body runs once for a whole batch,
     and later than it was called: it must not print, or draw random numbers (a dropout mask is an
     argument), and what it closes over must not change in between.  Calls made under ``no_grad`` are
-    run so.  Value and gradient are those of calling the cell for each node.
+    run so.  Value and gradient are those of calling the cell for each node.  What waits in a thread
+    is run at once, as one graph, so a task of asyncio should ask for its values before it awaits.
 
     Raises DeferredError for arithmetic on a handle.  An error in the cell bears a note that tells
     where it was called; what waits is dropped then.
