@@ -112,14 +112,16 @@ def test_a_name_of_elsewhere_is_none_of_ours():
     assert all(not hasattr(x, name) for name in ELSEWHERE)
     assert ELSEWHERE.keys().isdisjoint(dir(x))
     assert not hasattr(tg.Tensor, "unsqueeze")
+    assert all(not hasattr(tg.nn, name) for name in tg.nn.ELSEWHERE)
 
 
-@pytest.mark.parametrize("name", sorted(ELSEWHERE.keys() - {"cuda"}))
+@pytest.mark.parametrize("name", sorted((ELSEWHERE | tg.nn.ELSEWHERE).keys() - {"cuda"}))
 def test_what_to_write_for_a_name_of_elsewhere_runs(name):
-    x, y, values = (tg.tensor(np.ones((2, 2)), requires_grad=True) for _ in range(3))
+    x, y, values, logits = (tg.tensor(np.ones((2, 2)), requires_grad=True) for _ in range(4))
     axis, axes, shape, reps, ids = 0, (1, 0), (2, 2), (1, 2), np.zeros((2, 2), int)
+    first, second, targets = x, y, [0, 1]
     names = {**locals(), "tg": tg, "np": np, "dtype": np.float64, "mask": ids > 0, "value": 0.0}
-    exec(ELSEWHERE[name].partition(": ")[0], names)
+    exec((ELSEWHERE | tg.nn.ELSEWHERE)[name].partition(": ")[0], names)
 
 
 @pytest.mark.parametrize("function", [np.shape, np.ndim, np.size])

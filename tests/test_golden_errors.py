@@ -22,6 +22,7 @@ ENTRY = re.compile(r"### (?P<title>.+)\n\n```python\n(?P<code>[^`]*)```\n\n```te
 FOREIGN = {  # the errors that are not of our family, and why
     "A name of PyTorch's": "hasattr needs an AttributeError",
     "The data, as PyTorch calls it": "hasattr needs an AttributeError",
+    "A layer of PyTorch's": "hasattr needs an AttributeError",
     "A module without forward": "a method that a subclass has to define is Python's own subject",
     "A VJP that fails": "the body of a VJP is the learner's, and so is its error",
     "An error of Python's inside a fold": "the body of a cell is the learner's too",

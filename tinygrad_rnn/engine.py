@@ -375,12 +375,13 @@ def op(
     """
 
     def differentiable(forward: Callable[..., Any]) -> Callable[..., Any]:
-        if not hasattr(forward, "__code__"):
-            raise DtypeError(
-                f"op: it decorates {described(getattr(forward, 'array', forward))}\n"
-                "  expected: a function on arrays\n"
-                "  hint: @op(x=lambda g, x: ...) takes a VJP for each argument; @op alone has none"
-            )
+        for part in (forward, *vjps.values(), *([joint] if joint else [])):
+            if not hasattr(part, "__code__"):
+                raise DtypeError(
+                    f"op: {described(getattr(part, 'array', part))}\n"
+                    "  expected: functions: VJPs in parentheses, then the operation on arrays\n"
+                    "  hint: @op(x=lambda g, x: ...) has a VJP for each argument; @op has none"
+                )
         operation = Operation(forward, joint, vjps)
         name, arity, variadic = operation.name, operation.arity, operation.variadic
         rules, joint_edge = operation.rules, operation.joint_edge

@@ -278,6 +278,11 @@ class Adam(Optimizer):
     ) -> None:
         super().__init__(params)
         self.lr = self._number("lr", lr)
+        if not isinstance(betas, (tuple, list)) or len(betas) != 2:
+            raise DtypeError(
+                f"{type(self).__name__}: betas is {described(betas)}\n"
+                "  expected: a pair (b1, b2)\n  hint: betas=(0.9, 0.999)"
+            )
         self.b1, self.b2 = (self._number("betas", b, below=1.0) for b in betas)
         self.eps = self._number("eps", eps)
         self.weight_decay = self._number("weight_decay", weight_decay)

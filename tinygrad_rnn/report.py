@@ -68,8 +68,8 @@ def time_report(
         )
     tensors = dict(weights.named_parameters() if isinstance(weights, Module) else weights)
     nodes = [node_of(x, f"time_report, {name}") for name, x in tensors.items()]
-    seed = seed_of(loss, None, "time_report", None)
-    division = Division(node_of(loss, "time_report"), run.steps, nodes)
+    root, seed = node_of(loss, "time_report"), seed_of(loss, None, "time_report", None)
+    division = Division(root, run.steps, nodes)
     found = division.cotangents(seed)
     levels = len(run.labels)
     shares, rest = {}, {}

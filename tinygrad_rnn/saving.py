@@ -66,6 +66,12 @@ def save(
     DtypeError for what cannot be saved, OSError if the disk refuses; an old file stays as it was.
     """
     write, _ = _format_of(path, "save")
+    for argument, value in {"state": state, "metadata": metadata or {}}.items():
+        if not isinstance(value, Mapping):
+            raise DtypeError(
+                f"save(path, state, metadata): {argument} is {described(value)}\n"
+                "  expected: a dict\n  hint: save(path, model.state_dict(), {'note': text})"
+            )
     if len(state) > _MOST_ARRAYS:
         raise DtypeError(f"save: {len(state):,} arrays\n  expected: at most {_MOST_ARRAYS:,}")
     arrays = {name: _storable(name, value) for name, value in state.items()}
@@ -74,7 +80,8 @@ def save(
         with _replacing(path) as file:
             write(file, arrays, note)
     except OSError as error:  # which names the temporary file, or none
-        error.filename, error.filename2 = os.fspath(path), None
+        error.filename = os.fspath(path)
+        del error.filename2
         raise
 
 
@@ -99,6 +106,11 @@ def load(path: str | os.PathLike[str], max_bytes: int = 2**32) -> Checkpoint:
 
 
 def _format_of(path: str | os.PathLike[str], name: str) -> tuple[Callable[..., None], Any]:
+    if not isinstance(path, (str, os.PathLike)):
+        raise DtypeError(
+            f"{name}: path is {described(path)}\n  expected: the name of a file\n"
+            "  hint: save(path, state), load(path)"
+        )
     suffix = os.path.splitext(path)[1]
     if suffix not in _FORMATS:
         raise CheckpointError(
@@ -121,7 +133,10 @@ def host_array(value: Any) -> np.ndarray:
 def _storable(name: object, value: Any) -> np.ndarray:
     """``value`` as an array that a file may hold, under a name that it may have."""
     if not isinstance(name, str) or not name.isprintable() or name == _RESERVED:
-        raise DtypeError(f"save: {name!r:.60} cannot be a name\n  expected: a printable string")
+        raise DtypeError(
+            f"save: {name!r:.60} cannot be a name\n  expected: a printable string\n"
+            "  hint: {str(key): x for key, x in state.items()}"
+        )
     array = host_array(value)
     if not _is_plain(array.dtype):
         raise DtypeError(

@@ -1,5 +1,7 @@
 """Layers, cells, and ``Module``, which finds the parameters in them."""
 
+from typing import NoReturn
+
 from .attention import AdditiveAttention, DotAttention, MultiplicativeAttention
 from .cells import GRUCell, LayerNormLSTMCell, LSTMCell, PeepholeLSTMCell, RNNCell
 from .crf import CRF
@@ -36,3 +38,22 @@ __all__ = [
     "RecursiveCell",
     "TreeLSTMCell",
 ]
+
+ELSEWHERE = {
+    "CrossEntropyLoss": "tg.cross_entropy(logits, targets)",
+    "MSELoss": "tg.mse(x, y)",
+    "ModuleList": "[first, second]: a list in an attribute will do",
+    "Parameter": "tg.tensor(values, requires_grad=True)",
+    "ReLU": "tg.relu(x)",
+    "Sequential": "[first, second]: a list in an attribute, called in turn in forward",
+    "Sigmoid": "tg.sigmoid(x)",
+    "Softmax": "tg.softmax(x, axis)",
+    "Tanh": "tg.tanh(x)",
+    "functional": "tg.softmax(x, axis): functions are in the package itself",
+}
+"""What users of PyTorch look for here, and what to write; then, after a colon, a remark."""
+
+
+def __getattr__(name: str) -> NoReturn:
+    hint = f"\n  hint: {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
