@@ -133,6 +133,14 @@ def test_deep_graphs_are_dropped_without_recursion():
         assert soak.census() == before
 
 
+def test_the_figures_are_those_of_the_runs():
+    with soak.collector_off():
+        found = soak.of_long_runs(full=False) | soak.of_graphs(full=False)
+    assert found["graphs built and dropped"] == 5 * found["sorts of graphs"] == 5 * len(soak.GRAPHS)
+    more = {phrase: n for phrase, n in found.items() if ", more objects" in phrase}
+    assert len(more) == 6 and not any(more.values())
+
+
 def test_a_leak_is_found(monkeypatch):
     """Each of three sorts: what is kept in a list, what lies in a cycle, and arrays."""
     bench, kept = soak.Bench(), []
