@@ -95,8 +95,6 @@ def body(response, most, deadline):
         content += piece
         if len(content) > most:
             raise FetchError(f"more than {most:,} bytes came")
-        if time.monotonic() >= deadline:
-            break
     if time.monotonic() >= deadline:
         raise FetchError(f"{len(content):,} bytes came within {SECONDS:.0f} seconds")
     if said is not None and len(content) != said:

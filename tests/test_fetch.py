@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import ssl
 import sys
 import threading
@@ -201,6 +202,12 @@ def test_the_contexts_that_are_made_check_certificate_and_name(folder, pem, monk
     monkeypatch.setattr(ssl, "create_default_context", create)
     assert told([response()], folder, pem)[0] == 0
     assert [(x.verify_mode, x.check_hostname) for x in made] == [(ssl.CERT_REQUIRED, True)]
+
+
+def test_an_alarm_that_comes_too_late_finds_a_closed_line_and_says_nothing():
+    line = socket.socket()
+    line.close()
+    fetch.close_line(line)
 
 
 def test_no_thread_is_left(folder, pem):
