@@ -28,9 +28,9 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tinygrad_rnn/tensor.py": "the methods of one class, most of them one line",
     "tinygrad_rnn/gradcheck/check.py": "one check, and the messages of all the ways to fail it",
     "demos/_kit.py": "the one file of plumbing that all demos share",
+    "tests/ERRORS.md": "the catalogue of errors: each mistake with its whole message",
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",
     "tests/test_engine.py": "one subject: the laws of recording and of the sweep",
-    "tests/test_errors.py": "one table: each message that a user can meet",
     "tests/test_nn.py": "one subject: modules, layers and cells",
     "tests/test_programs.py": "one generator of random programs, its oracle, and their laws",
 }
