@@ -13,8 +13,9 @@ def respelled(function, right, wrong):
     Its code is exchanged, so that whoever holds the function has the wrong one.
     """
 
+    source = textwrap.dedent(inspect.getsource(function))
+
     def spoil(patch):
-        source = textwrap.dedent(inspect.getsource(function))
         assert source.count(right) == 1, f"{function.__qualname__} should once have:\n{right}"
         flags = __future__.annotations.compiler_flag
         compiled = compile(source.replace(right, wrong), "spoiled", "exec", flags)
