@@ -62,7 +62,7 @@ def test_each_node_and_each_edge_is_drawn_once_unfolded(ys):
     assert list(boxes) == [f"n{i}" for i in range(len(nodes))]
     assert Counter(arrows) == Counter((f"n{a}", f"n{b}") for a, b in edges)
     for node, label in zip(nodes, boxes.values(), strict=True):
-        assert label.split("\\n")[0] == node.name.replace("reverse_axes", "transpose")
+        assert label.split("\\n")[0] == node.name
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -85,7 +85,7 @@ def test_a_circuit_has_all_calls_and_arrows_of_the_graph(ys):
     for label in boxes.values():
         times = re.search(r" \N{MULTIPLICATION SIGN}(\d+)$", label)
         counts[label.split("\\n")[0]] += int(times[1]) if times else 1
-    names = [node.name.replace("reverse_axes", "transpose") for node in nodes]
+    names = [node.name for node in nodes]
     assert counts == Counter(names)
     assert len(arrows) == len(set(arrows))
     drawn = {(boxes[a].split("\\n")[0], boxes[b].split("\\n")[0]) for a, b in arrows}

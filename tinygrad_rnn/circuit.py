@@ -33,7 +33,7 @@ __all__ = [
 LIMIT = 400  # boxes in one drawing: what an eye, and a page, can take
 TIMES = "\N{MULTIPLICATION SIGN}"
 _LETTERS = 22  # at most, in a line of a label
-_SHOWN = {"reverse_axes": "transpose", "permute": "transpose"}
+_SHOWN = {"permute": "transpose"}
 
 
 # ---- what was recorded --------------------------------------------------------------------------

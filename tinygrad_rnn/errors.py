@@ -170,6 +170,11 @@ _CAUSES: dict[str, tuple[type[TinygradRNNError], str, str]] = {
     "Integers to negative": (DtypeError, "integers have no negative powers", "use x.astype(float)"),
     "did not contain a loop": (DtypeError, "what is no number cannot be computed with", ""),
     "unsupported operand": (DtypeError, "what is no number cannot be computed with", ""),
+    ")->(": (
+        ShapeError,
+        "a letter stands for sides of different lengths",
+        "one letter, one length; another axis, another letter",
+    ),
     "broadcast": (
         ShapeError,
         "these shapes do not fit each other",

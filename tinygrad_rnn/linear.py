@@ -119,12 +119,12 @@ def reshape(x, shape):
 
 
 @op(x=lambda g: g.T)
-def _reverse_axes(x):
+def _transpose(x):
     return x.T
 
 
 # So the cotangent of W.T, a sum of outer products, reaches W as one.
-_reverse_axes.operation.rules[0][1].takes_terms = True
+_transpose.operation.rules[0][1].takes_terms = True
 
 
 @op(x=lambda g, axes: _permute(g, [axes.index(i) for i in range(len(axes))]))
@@ -136,7 +136,7 @@ def _permute(x, axes):
 def transpose(x, axes=None):
     """``x`` with its axes permuted, reversed if ``axes`` is None."""
     if axes is None:
-        return _reverse_axes(x)
+        return _transpose(x)
     given = axes
     axes = list(normalize_axis_tuple(axes, x.ndim))
     if len(axes) != x.ndim:
@@ -145,7 +145,7 @@ def transpose(x, axes=None):
             f"  expected: each of the {x.ndim} axes once\n"
             "  hint: swapaxes(x, i, j) exchanges two axes, x.T reverses all"
         )
-    return _reverse_axes(x) if axes == list(range(x.ndim))[::-1] else _permute(x, axes)
+    return _transpose(x) if axes == list(range(x.ndim))[::-1] else _permute(x, axes)
 
 
 @formula

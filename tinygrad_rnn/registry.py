@@ -44,7 +44,7 @@ from .structure import Structure
 ANALYTIC = frozenset(
     """
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
-    softplus relu where maximum minimum sum_to broadcast_to cumsum reshape reverse_axes permute
+    softplus relu where maximum minimum sum_to broadcast_to cumsum reshape transpose permute
     getitem scatter concatenate stack unstack sum max logsumexp softmax matmul einsum read fill
     lstm_gates
     """.split()
