@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "load", "save"]
 
+_MOST_TOLD = 100  # lines of one message
 _FORMAT_VERSION = 1
 _METADATA_MEMBER = "metadata.json"  # in a .npz; the arrays' members end in .npy
 _METADATA_KEY = "tinygrad_rnn"  # in the header of a .safetensors, whose values are strings
@@ -485,13 +486,31 @@ def fitted(
     arrays = {name: host_array(value) for name, value in state.items()}
     problems = [*problems]
     problems += [f"missing: {name}" for name in expected if name not in arrays]
-    problems += [f"unknown: {name}" for name in arrays if name not in expected]
+    problems += [f"unknown: {legible(name)}" for name in arrays if name not in expected]
+    found = {}
     for name, like in expected.items():
-        x = arrays.get(name, like)
+        if name not in arrays:
+            continue
+        x = arrays[name]
         if x.shape != like.shape or x.dtype.kind != like.dtype.kind:
             problems.append(f"{name}: expected {described(like)}, got {described(x)}")
+            continue
+        with np.errstate(over="ignore"):
+            found[name] = np.array(x, like.dtype)
+        if not np.array_equal(np.isfinite(found[name]), np.isfinite(x)) or (
+            x.dtype.kind in "iu" and not np.array_equal(found[name], x)
+        ):
+            problems.append(f"{name}: its values are beyond the range of {like.dtype}")
     if problems:
+        more = [f"and {len(problems) - _MOST_TOLD:,} more"] if len(problems) > _MOST_TOLD else []
+        problems = problems[:_MOST_TOLD] + more
         hint = f"hint: make this {target} with the settings with which the other was made"
         what = f"the state does not fit this {target}; nothing was loaded"
         raise CheckpointError("\n  ".join([what, *problems, hint]))
-    return {name: np.array(arrays[name], like.dtype) for name, like in expected.items()}
+    return found
+
+
+def legible(name: object) -> str:
+    """A name for a message, whatever it is and however long."""
+    fit = isinstance(name, str) and name.isprintable() and len(name) <= 200
+    return str(name) if fit else f"{name!r:.60}"

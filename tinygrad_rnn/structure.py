@@ -56,7 +56,7 @@ class Structure:
     ) -> None:
         self.counts = _integers("counts", counts)
         self.children = _integers("children", children)
-        self.kinds = None if kinds is None else list(kinds)
+        self.kinds = None if kinds is None else _listed("kinds", kinds)
         self.items: list[Any] | None = None
         n, total = len(self.counts), int(self.counts.sum())
         if total != len(self.children) or (self.counts < 0).any():
@@ -97,6 +97,12 @@ class Structure:
         The child of a step is the step before it.  ShapeError for a length below 1.
         """
         sizes = _integers("lengths", lengths)
+        steps = sizes.sum(dtype=float)  # a sum of integers could wrap round
+        if steps > _MOST_NODES:
+            raise ShapeError(
+                f"Structure.chains: {len(sizes)} sequences of {steps:.3g} steps together\n"
+                f"  expected: {_MOST_NODES:,} at most\n  hint: run a part of them at a time"
+            )
         if (sizes < 1).any():
             place = int(np.flatnonzero(sizes < 1)[0])
             raise ShapeError(
@@ -139,7 +145,7 @@ class Structure:
             while left:
                 item, parts = left.pop()
                 if parts is None:
-                    parts = list(below(item) or ())
+                    parts = _listed("what children(tree) returned", below(item) or ())
                     if parts:
                         if id(item) in open_:
                             raise ShapeError(
@@ -318,7 +324,13 @@ class Structure:
         """The kinds as numbers, in order of first occurrence."""
         if self.kinds is None:
             return self.counts
-        codes = {kind: i for i, kind in enumerate(Counter(self.kinds))}
+        try:
+            codes = {kind: i for i, kind in enumerate(Counter(self.kinds))}
+        except TypeError:
+            raise DtypeError(
+                f"Structure: kinds such as {described(self.kinds[0])} cannot be told apart\n"
+                "  expected: what a dict may have for keys\n  hint: tuples in place of lists"
+            ) from None
         return np.array([codes[kind] for kind in self.kinds], np.intp)
 
     @cached_property
@@ -361,6 +373,7 @@ class Structure:
 
 
 _EMPTY = np.empty(0, np.intp)
+_MOST_NODES = 2**40  # beyond the memory of any machine, and safely within an integer
 
 
 def _integers(name: str, values: Any) -> np.ndarray:
@@ -374,7 +387,23 @@ def _integers(name: str, values: Any) -> np.ndarray:
             f"Structure: {name} is {described(getattr(values, 'array', values))}\n"
             "  expected: a list of whole numbers\n  hint: [3, 2] for a chain of 3 and one of 2"
         )
+    if array.dtype.kind == "u" and (array > np.iinfo(np.intp).max).any():
+        raise IndexRangeError(
+            f"Structure: {name} has {array.max()}\n  expected: numbers of nodes\n"
+            "  hint: -1 as an unsigned integer is the largest of all"
+        )
     return array.astype(np.intp)
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """``values`` as a list."""
+    try:
+        return list(values)
+    except TypeError:
+        raise DtypeError(
+            f"Structure: {name} is {described(values)}\n  expected: a list, one item for each\n"
+            "  hint: [] for none"
+        ) from None
 
 
 def _parts(tree: Any) -> Sequence[Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..backend import backend_of
 from ..engine import change
 from ..errors import CheckpointError, DtypeError, described
-from ..saving import fitted, host_array
+from ..saving import fitted, host_array, legible
 from ..tensor import Tensor
 
 __all__ = ["Module"]
@@ -128,10 +128,13 @@ class Module:
         renamed: dict[str, np.ndarray] = {}
         problems = []
         for name, value in state.items():
-            first = first_names.get(id(follow(self, name)), name)
-            x = host_array(value)
+            first = first_names.get(id(follow(self, name)), name) if isinstance(name, str) else name
+            try:
+                x = host_array(value)
+            except ValueError:  # lists of unequal lengths
+                x = np.array(None)
             if first in renamed and not np.array_equal(renamed[first], x):
-                problems.append(f"{name}: tied to {first}, but its values differ")
+                problems.append(f"{legible(name)}: tied to {first}, but its values differ")
             renamed.setdefault(first, x)
         arrays = fitted(type(self).__name__, renamed, tensors, problems)
         for name, tensor in tensors.items():
