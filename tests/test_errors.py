@@ -3,6 +3,9 @@
 The messages themselves, whole, are in `ERRORS.md`, and `test_golden_errors.py` compares them.
 """
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -32,6 +35,23 @@ FAMILY = {
 @pytest.mark.parametrize("error, builtin", FAMILY.items(), ids=lambda e: e.__name__)
 def test_every_error_is_one_that_python_users_already_catch(error, builtin):
     assert issubclass(error, builtin) and issubclass(error, tg.TinygradRNNError)
+
+
+def errors_made():
+    """The text of each call that makes an error of ours, anywhere in the package, by its place."""
+    for path in sorted(Path(tg.__file__).parent.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in tg.errors.__all__:
+                words = [x.value for x in ast.walk(node) if isinstance(x, ast.Constant)]
+                yield f"{path.name}:{node.lineno}", "".join(map(str, words))
+
+
+def test_every_refusal_in_the_package_has_a_hint():
+    # What is wrong with a file, "its ...", gets one from load; two texts are joined from lines.
+    made = dict(errors_made())
+    assert len(made) > 100
+    without = {place: text for place, text in made.items() if "  hint: " not in text}
+    assert all(text.startswith(("it ", "its ")) or not text.strip() for text in without.values())
 
 
 # ---- more ways to the messages of the page ------------------------------------------------------

@@ -63,7 +63,10 @@ class Checkpoints:
         self, folder: str | os.PathLike[str], label: str = "checkpoint", keep: int = 3
     ) -> None:
         if not label or label.startswith(".") or not label.isprintable() or set("/\\") & set(label):
-            raise SettingError(f"Checkpoints: label is {label!r:.60}\n  expected: a file's name")
+            raise SettingError(
+                f"Checkpoints: label is {label!r:.60}\n  expected: a file's name\n"
+                "  hint: the folder is the first argument, 'runs/mine'; the label a word"
+            )
         expect_count("Checkpoints", "keep", keep)
         self.folder, self.label, self.keep = os.fspath(folder), label, keep
         os.makedirs(folder, exist_ok=True)
@@ -133,7 +136,7 @@ class Checkpoints:
             best = note["best"] and (int(note["best"][0]), float(note["best"][1]))
             return _put_together(note["layout"], saved), best
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise CheckpointError("what it says of its own layout is wrong") from error
+            raise CheckpointError("its layout is not as it says") from error
 
     # ---- files ----
 

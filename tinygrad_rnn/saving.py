@@ -74,7 +74,10 @@ def save(
                 "  expected: a dict\n  hint: save(path, model.state_dict(), {'note': text})"
             )
     if len(state) > _MOST_ARRAYS:
-        raise DtypeError(f"save: {len(state):,} arrays\n  expected: at most {_MOST_ARRAYS:,}")
+        raise DtypeError(
+            f"save: {len(state):,} arrays\n  expected: at most {_MOST_ARRAYS:,}\n"
+            "  hint: stack arrays of one shape"
+        )
     arrays = {name: _storable(name, value) for name, value in state.items()}
     note = _note(arrays, dict(metadata or {}))
     try:

@@ -142,7 +142,10 @@ class _Check:
         self.closes_over = _closes_over(func, self.inputs)
         self.xs = [_float64(x, i) for i, x in enumerate(self.inputs)]
         if not sum(x.size for x in self.xs):
-            raise GradcheckError("gradcheck: nothing to check, there is no input with an entry")
+            raise GradcheckError(
+                "gradcheck: nothing to check, there is no input with an entry\n"
+                "  hint: gradcheck(f, [x]), or gradcheck(lambda: loss(), model.parameters())"
+            )
         self.rng = np.random.default_rng(seed)
         self.weights: list[Arrays] = []
         self.cases, self.largest = 0, 0.0
