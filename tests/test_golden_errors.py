@@ -23,6 +23,7 @@ FOREIGN = {  # the errors that are not of our family, and why
     "A name of PyTorch's": "hasattr needs an AttributeError",
     "The data, as PyTorch calls it": "hasattr needs an AttributeError",
     "A layer of PyTorch's": "hasattr needs an AttributeError",
+    "A ufunc of NumPy": "NumPy refuses by itself what it must leave to us, ndarray * Tensor too",
     "A module without forward": "a method that a subclass has to define is Python's own subject",
     "A VJP that fails": "the body of a VJP is the learner's, and so is its error",
     "An error of Python's inside a fold": "the body of a cell is the learner's too",

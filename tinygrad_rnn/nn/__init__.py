@@ -1,6 +1,6 @@
 """Layers, cells, and ``Module``, which finds the parameters in them."""
 
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from .attention import AdditiveAttention, DotAttention, MultiplicativeAttention
 from .cells import GRUCell, LayerNormLSTMCell, LSTMCell, PeepholeLSTMCell, RNNCell
@@ -54,6 +54,8 @@ ELSEWHERE = {
 """What users of PyTorch look for here, and what to write; then, after a colon, a remark."""
 
 
-def __getattr__(name: str) -> NoReturn:
-    hint = f"\n  hint: {ELSEWHERE[name]}" if name in ELSEWHERE else ""
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
+if not TYPE_CHECKING:  # which would take it that every name is there
+
+    def __getattr__(name: str) -> NoReturn:
+        hint = f"\n  hint: {ELSEWHERE[name]}" if name in ELSEWHERE else ""
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}{hint}")
