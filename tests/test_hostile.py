@@ -159,14 +159,11 @@ def test_a_line_of_five_megabytes_is_read_or_refused(name, what):
     assert monsters.tried(BY_NAME[name], changed) in ("read", "refused")
 
 
-SHAPES = [None, "brackets to both sides", "a chain of brackets over two", "short lines"]
-
-
 @every_reader
 def test_work_and_memory_grow_with_the_file_and_not_with_its_square(reader):
     if reader.name in monsters.BINARY or reader.files.keys() >= {"a.py"}:
         pytest.skip("counted in `python -m tests.monsters`, which takes longer")
-    for what in SHAPES:
+    for what in monsters.SHAPES:
         make = monsters.replaced(reader, what) if what else monsters.repeated(reader)
         assert max(monsters.growth(reader, make)) < 2.5, what
 
