@@ -8,7 +8,7 @@ import re
 import zipfile
 
 import tinygrad_rnn as tg
-from demos import _fetch
+from demos import _brackets, _fetch, _glyphs, _kit
 from demos import _training as training
 from tinygrad_rnn import (
     anomaly,
@@ -32,6 +32,7 @@ from . import (
     test_fetch,
     test_forged,
     test_golden_errors,
+    test_hostile,
     test_nn,
     test_optim,
     test_recompute,
@@ -49,6 +50,7 @@ SYNCED = test_saving.test_the_file_is_on_the_disk_before_its_name_is
 HALF_LOADED = test_training.test_nothing_is_half_loaded
 FOREIGN = test_saving.test_archives_of_other_things_are_refused
 TOLD = test_golden_errors.test_the_message_is_that_of_the_page
+MONSTERS = test_hostile.test_monsters_are_read_or_refused
 NPZ = {"suffix": ".npz"}
 
 SILENT_FAULTS = {
@@ -342,9 +344,38 @@ MESSAGES = {
         {"title": "NaN in the backward pass of an LSTM"},
     ),
 }
+STRANGERS = {
+    "NUL bytes are text": (
+        respelled(_kit.decoded, 'wrong = raw.find(b"\\0")', "wrong = -1"),
+        MONSTERS,
+        {"reader": test_hostile.BY_NAME["text"]},
+    ),
+    "nothing is a text": (
+        respelled(_kit.decoded, "if not text.strip():", "if False:"),
+        MONSTERS,
+        {"reader": test_hostile.BY_NAME["text"]},
+    ),
+    "a message that names no file": (
+        respelled(_kit.decoded, "{path} is empty", "the file is empty"),
+        MONSTERS,
+        {"reader": test_hostile.BY_NAME["text"]},
+    ),
+    "an archive that unpacks to more than fits": (
+        respelled(_glyphs.member, "if size > kit.LARGEST:", "if False:"),
+        test_hostile.test_a_bomb_is_refused_before_it_is_unpacked,
+    ),
+    "chains of brackets of any length": (
+        respelled(_brackets.without_tags, "if chain > CHAIN:", "if False:"),
+        test_hostile.test_chains_of_brackets_do_not_take_the_square_of_their_length,
+    ),
+    "integers that wrap round": (
+        respelled(saving.fitted, "not np.array_equal(found[name], x)", "False"),
+        test_hostile.test_integers_that_would_wrap_round_are_not_loaded,
+    ),
+}
 GUARDS = {  # what is spoiled, the check that has to fail, and, of many alike, which
     name: (spoil, check, *chosen, *[{}] * (not chosen))
-    for table in (SILENT_FAULTS, FILES, RUNS, DOWNLOADS, MESSAGES)
+    for table in (SILENT_FAULTS, FILES, RUNS, DOWNLOADS, MESSAGES, STRANGERS)
     for name, (spoil, check, *chosen) in table.items()
 }
 WATCHED = {FORWARD, BACKWARD, WRITTEN_TO}
