@@ -5,7 +5,7 @@ import pytest
 from demos import __main__ as demos
 from tests import again
 
-QUICK = ["bptt_by_hand", "design_patterns", "word_lm"]
+QUICK = ["bptt_by_hand", "char_lm", "design_patterns"]
 
 
 @pytest.fixture(scope="module")
