@@ -208,7 +208,7 @@ def test_if_all_are_damaged_it_says_so_of_each_and_touches_none(tmp_path):
         ("checkpoint-000002", "checkpoint-000003", "it was written as checkpoint-2"),
         ("model", "checkpoint-000003", "no state of Checkpoints"),
         ("newer", "checkpoint-000003", "no state of Checkpoints of version 1"),
-        ("odd", "checkpoint-000003", "what it says of its own layout is wrong"),
+        ("odd", "checkpoint-000003", "its layout is not as it says"),
         ("folder", "checkpoint-000003", ""),
     ],
 )
