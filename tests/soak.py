@@ -426,10 +426,13 @@ def of_processes(full):
     return found
 
 
-def figures(full):
+PARTS = (of_threads, of_long_runs, of_graphs, of_processes)
+
+
+def figures(full, parts=PARTS):
     """What was tried and what came of it, by phrase; ``full`` takes about ten minutes."""
     found = {}
-    for part in (of_threads, of_long_runs, of_graphs, of_processes):
+    for part in parts:
         began = time.monotonic()
         with collector_off() if part in (of_long_runs, of_graphs) else contextlib.nullcontext():
             found |= part(full)
