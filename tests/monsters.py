@@ -110,7 +110,14 @@ def tried(reader, files, seconds=HANG):
 
 def a_bomb(size):
     """A small .npz whose pictures unpack to so many zeros."""
-    return packed(lambda member: [member.write(bytes(2**20)) for _ in range(-(-size // 2**20))])
+    header = {"descr": "|u1", "fortran_order": False, "shape": (-(-size // 2**20), 2**10, 2**10)}
+
+    def write_to(member):
+        np.lib.format.write_array_header_1_0(member, header)
+        for _ in range(header["shape"][0]):
+            member.write(bytes(2**20))
+
+    return packed(write_to)
 
 
 def a_claim(shape):
@@ -184,9 +191,9 @@ def repeated(reader):
     return lambda n: {name: content * (n // 50) for name, content in reader.files.items()}
 
 
-def replaced(reader, what):
-    """The function that gives a growing monster in the place of every file."""
-    return lambda n: dict.fromkeys(reader.files, GROWING[what](n))
+def lengthened(reader, what):
+    """The function that gives the valid files, each with a growing monster at its end."""
+    return lambda n: {name: file + b"\n" + GROWING[what](n) for name, file in reader.files.items()}
 
 
 # ---- the figures ----
@@ -264,7 +271,7 @@ def grown():
     """Figures of how work and memory grow, over all readers of what may be large."""
     readers = [reader for reader in READERS if reader.name not in BINARY]
     found = [
-        growth(r, replaced(r, what) if what else repeated(r)) for r in readers for what in SHAPES
+        growth(r, lengthened(r, what) if what else repeated(r)) for r in readers for what in SHAPES
     ]
     more, memory = map(max, zip(*found, strict=True))
     return {

@@ -1,7 +1,8 @@
-"""Hostile input: no reader breaks the law of `tests.monsters`, nor do structures and states."""
+"""Hostile files: no reader of the demos breaks the law of `tests.monsters`."""
 
 import argparse
 import importlib
+import os
 import tempfile
 import warnings
 from functools import partial
@@ -10,10 +11,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import tinygrad_rnn as tg
 from demos import _brackets, _labelled, _tagging, _trees, word_lm
 from demos import _kit as kit
 from tests import bestiary, monsters
@@ -132,6 +132,7 @@ def test_what_is_no_file_is_refused_and_not_waited_for(reader, tmp_path):
 
 
 @every_reader
+@settings(suppress_health_check=list(HealthCheck))  # of how slow a busy machine may be
 @given(data=st.data())
 def test_random_files_are_read_or_refused(reader, data):
     files = data.draw(bestiary.cases(reader))
@@ -164,7 +165,7 @@ def test_work_and_memory_grow_with_the_file_and_not_with_its_square(reader):
     if reader.name in monsters.BINARY or reader.files.keys() >= {"a.py"}:
         pytest.skip("counted in `python -m tests.monsters`, which takes longer")
     for what in monsters.SHAPES:
-        make = monsters.replaced(reader, what) if what else monsters.repeated(reader)
+        make = monsters.lengthened(reader, what) if what else monsters.repeated(reader)
         assert max(monsters.growth(reader, make)) < 2.5, what
 
 
@@ -226,6 +227,16 @@ def test_a_program_has_the_same_roles_whatever_ends_its_lines(end, tmp_path):
     ]
 
 
+def test_places_are_looked_up_for_lines_that_are_kept(tmp_path, monkeypatch):
+    """Each takes time that grows with the line, so that all of a long one would take its square."""
+    asked = []
+    place = _tagging.place
+    monkeypatch.setattr(_tagging, "place", lambda token: asked.append(1) or place(token))
+    (tmp_path / "a.py").write_text("x = [" + "é, " * 1000 + "]\n", encoding="utf-8")
+    _tagging.program(tmp_path / "a.py", "a.py")
+    assert 10 < len(asked) <= _tagging.LONGEST
+
+
 def test_names_of_files_need_not_be_unicode(tmp_path):
     for i in range(12):
         try:
@@ -247,6 +258,18 @@ def test_what_is_no_source_in_a_folder_of_programs_is_left_out(tmp_path, capsys)
     (tmp_path / "nul.py").write_bytes(b"x = \0")
     assert _trees.read_trees(tmp_path) == expected
     assert capsys.readouterr().err.count("skipped") == 2
+
+
+def test_a_file_that_is_too_large_is_not_read(tmp_path):
+    path = tmp_path / "large.txt"
+    path.touch()
+    os.truncate(path, kit.LARGEST + 1)  # with no room on the disk
+
+    def refused():
+        with pytest.raises(kit.DataError, match=r"1,073,741,825 bytes; expected: 1,073,741,824 at"):
+            kit.read_text(path)
+
+    assert monsters.memory(refused) < 1_000_000
 
 
 def test_a_bomb_is_refused_before_it_is_unpacked(monkeypatch):
@@ -274,120 +297,3 @@ def test_lines_of_metrics_that_nobody_wrote_are_no_epochs(tmp_path):
     line = '{"label": "training", "epoch": 1, "loss": 1.0}\n'
     write({kit.METRICS: b"[" * 100_000 + b"\n" + line.encode()}, tmp_path)
     assert kit.Run.epochs(SimpleNamespace(out=tmp_path), "training") == []
-
-
-# ---- structures ----
-
-DEEP_TREE: tuple = ()
-for _ in range(100_000):
-    DEEP_TREE = (DEEP_TREE, "x")
-LOOP: list = ["x"]
-LOOP.append([LOOP])
-N = 100_000
-
-
-def test_structures_may_be_deep_wide_and_shared():
-    tree = tg.Structure.trees([DEEP_TREE])
-    assert len(tree) == 2 * N + 1 and tree.heights.max() == N
-    up, down = ([[i + d] if 0 <= i + d < N else [] for i in range(N)] for d in (1, -1))
-    for children in (up, down):
-        assert tg.Structure.dag(children).heights.max() == N - 1
-    assert tg.Structure.dag([[], [0] * 1000]).shares
-    assert len(tg.Structure.chains([N]).schedule) == N
-    pair = ("a", "b")
-    assert len(tg.Structure.trees([(pair, pair)])) == 7
-
-
-HOSTILE = {
-    "a tree in itself": lambda: tg.Structure.trees([LOOP]),
-    "children that are a number": lambda: tg.Structure.trees([1], children=lambda tree: 5),
-    "children of a word that are words": lambda: tg.Structure.trees(["ab"], children=list),
-    "no trees": lambda: tg.Structure.trees(None),
-    "kinds that are lists": lambda: tg.Structure.trees([(1, 2)], kind=lambda t: []).schedule,
-    "kinds that are a number": lambda: tg.Structure.dag([[], [0]], kinds=3),
-    "too few kinds": lambda: tg.Structure.dag([[], [0]], kinds=["a"]),
-    "a long cycle": lambda: tg.Structure.dag([[(i + 1) % N] for i in range(N)]),
-    "its own child": lambda: tg.Structure.dag([[0]]),
-    "a child that is not there": lambda: tg.Structure.dag([[1]]),
-    "a child below zero": lambda: tg.Structure.dag([[-1]]),
-    "half a child": lambda: tg.Structure.dag([[0.5], []]),
-    "a word for a child": lambda: tg.Structure.dag(["a"]),
-    "a list for a child": lambda: tg.Structure.dag([[[1]], []]),
-    "a child beyond integers": lambda: tg.Structure.dag([[2**70], []]),
-    "a child that would wrap round": lambda: tg.Structure.dag([np.array([2**64 - 1], np.uint64)]),
-    "no steps": lambda: tg.Structure.chains([3, 0]),
-    "steps below zero": lambda: tg.Structure.chains([-1]),
-    "too many steps": lambda: tg.Structure.chains([10**15]),
-    "steps whose sum wraps round": lambda: tg.Structure.chains([2**62, 2**62]),
-    "steps that wrap round": lambda: tg.Structure.chains(np.array([2**64 - 1], np.uint64)),
-    "words for steps": lambda: tg.Structure.chains("abc"),
-    "truths for steps": lambda: tg.Structure.chains([True]),
-}
-
-
-@pytest.mark.parametrize("what", HOSTILE)
-def test_what_is_no_structure_is_refused(what):
-    with warnings.catch_warnings(), pytest.raises(tg.TinygradRNNError) as refused:
-        warnings.simplefilter("error")
-        HOSTILE[what]()
-    assert "hint: " in str(refused.value) and len(str(refused.value)) < 1500
-
-
-numbers = st.integers(-3, 6) | st.floats() | st.none() | st.booleans() | st.text(max_size=2)
-
-
-@given(st.lists(st.lists(numbers, max_size=3) | numbers, max_size=5))
-def test_anything_is_a_graph_or_refused(children):
-    try:
-        found = tg.Structure.dag(children)
-    except tg.TinygradRNNError:
-        return
-    for node, own in enumerate(children):
-        assert all(found.heights[child] < found.heights[node] for child in own)
-
-
-# ---- states ----
-
-STATE = tg.nn.Linear(2, 3).state_dict()
-STATES = {
-    "no dict": [1],
-    "a number for a name": {**STATE, 1: 2.0},
-    "nothing": {},
-    "one more": {**STATE, "x": 1.0},
-    "a name that is long": {**STATE, "x" * 10**6: 1.0},
-    "a path that is long": {**STATE, "a." * N: 1.0},
-    "many names": {**STATE, **{f"x{i}": 1.0 for i in range(N)}},
-    "a name for a terminal": {**STATE, "\x1b[2J\ud800": 1.0},
-    "a word": {**STATE, "bias": "abc"},
-    "None": {**STATE, "bias": None},
-    "lists of unequal lengths": {**STATE, "bias": [[1.0], [1.0, 2.0]]},
-    "objects": {**STATE, "bias": np.array([{}, 1, 2], object)},
-    "complex numbers": {**STATE, "bias": np.ones(3, complex)},
-    "integers": {**STATE, "bias": np.ones(3, int)},
-    "beyond float32": {**STATE, "bias": np.full(3, 1e300)},
-    "dates": {**STATE, "bias": np.zeros(3, "M8[s]")},
-    "fields": {**STATE, "bias": np.zeros(3, [("a", "f4")])},
-    "a number": {**STATE, "bias": np.float32(1)},
-    "a model": {**STATE, "bias": tg.nn.Linear(2, 3)},
-}
-
-
-@pytest.mark.parametrize("what", STATES)
-def test_what_is_no_state_changes_nothing(what):
-    net = tg.nn.Linear(2, 3)
-    before = net.state_dict()
-    with warnings.catch_warnings(), pytest.raises(tg.TinygradRNNError) as refused:
-        warnings.simplefilter("error")
-        net.load_state_dict(STATES[what])
-    message = str(refused.value)
-    assert len(message) < 10_000 and all(line.isprintable() for line in message.split("\n"))
-    assert all(np.array_equal(x, before[name]) for name, x in net.state_dict().items())
-
-
-def test_integers_that_would_wrap_round_are_not_loaded():
-    net = tg.nn.Module()
-    net.count = tg.tensor(np.array([1], np.int8))
-    with pytest.raises(tg.CheckpointError, match="count: its values are beyond the range of int8"):
-        net.load_state_dict({"count": np.array([300])})
-    net.load_state_dict({"count": np.array([-5])})
-    assert net.count.item() == -5
