@@ -10,6 +10,7 @@ from . import cotangents
 from .engine import no_grad, op
 from . import backend
 from .linear import *
+from . import stale
 from . import sweep
 from .backward import grad
 from .anomaly import detect_anomaly

@@ -12,7 +12,8 @@ from .cotangents import Sum, Term
 from .engine import Node, TensorCore
 from .errors import DtypeError, NotTrackedError, ShapeError, described
 from .linear import Placed
-from .sweep import Freed, sweep
+from .stale import Freed
+from .sweep import sweep
 
 __all__ = ["backward", "grad"]
 

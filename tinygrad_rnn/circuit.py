@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .engine import Node
 from .errors import DtypeError, SettingError, described
 from .nn.module import Module
-from .sweep import Freed
+from .stale import Freed
 
 __all__ = [
     "LIMIT",

@@ -18,8 +18,8 @@ from .engine import Node, TensorCore
 from .errors import DtypeError, ShapeError, described
 from .nn.module import Module
 from .saving import host_array
+from .stale import Freed
 from .structure import Structure
-from .sweep import Freed
 
 __all__ = ["TimeReport", "time_report"]
 

@@ -10,7 +10,7 @@ a forest of either: no padding, no mask.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Structure:
     ) -> None:
         self.counts = _integers("counts", counts)
         self.children = _integers("children", children)
-        self.kinds = None if kinds is None else _listed("kinds", kinds)
+        self.kinds = None if kinds is None else _listed("kinds is", kinds, "one for each node")
         self.items: list[Any] | None = None
         n, total = len(self.counts), int(self.counts.sum())
         if total != len(self.children) or (self.counts < 0).any():
@@ -128,24 +128,19 @@ class Structure:
         a node.  What node i stands for is ``items[i]``.  A subtree that occurs twice is two nodes.
         ShapeError for a tree that contains itself.
         """
-        if not isinstance(trees, Iterable):
-            raise DtypeError(
-                f"Structure.trees: trees is {described(trees)}\n  expected: a list of trees\n"
-                "  hint: one tree is a list of one, [tree]"
-            )
         below = _parts if children is None else children
         counts: list[int] = []
         flat: list[int] = []
         heights: list[int] = []
         items: list[Any] = []
         waiting: list[int] = []  # nodes whose parent is still to come
-        for tree in trees:
+        for tree in _listed("trees: trees is", trees, "one tree is a list of one, [tree]"):
             open_: set[int] = set()  # the nodes from the root down to the one in hand
             left: list[tuple[Any, Any]] = [(tree, None)]
             while left:
                 item, parts = left.pop()
                 if parts is None:
-                    parts = _listed("what children(tree) returned", below(item) or ())
+                    parts = _listed("trees: children(tree) is", below(item) or (), "() for a leaf")
                     if parts:
                         if id(item) in open_:
                             raise ShapeError(
@@ -179,15 +174,12 @@ class Structure:
         A child may have several parents; where none has, it is a forest of trees.  IndexRangeError
         for a child that does not exist, ShapeError for a cycle.
         """
-        try:
-            counts, flat = [len(own) for own in children], [i for own in children for i in own]
-        except TypeError as error:
-            raise DtypeError(
-                f"Structure.dag: children is {described(children)}\n"
-                "  expected: for each node the list of its children\n"
-                "  hint: [[], [], [0, 1]] is a node over two leaves"
-            ) from error
-        return cls(counts, flat, kinds)
+        hint = "[[], [], [0, 1]] is a node over two leaves"
+        rows = [
+            _listed("dag: children has", own, hint)
+            for own in _listed("dag: children is", children, hint)
+        ]
+        return cls([len(own) for own in rows], [i for own in rows for i in own], kinds)
 
     @classmethod
     def join(cls, structures: Iterable[Structure]) -> Structure:
@@ -382,28 +374,22 @@ def _integers(name: str, values: Any) -> np.ndarray:
         array = np.asarray(values if isinstance(values, np.ndarray) else list(values))
     except (TypeError, ValueError):  # not a list, or a ragged one
         array = np.array(None)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+    if array.ndim != 1 or (
+        array.size and (array.dtype.kind not in "iu" or array.max() > np.iinfo(np.intp).max)
+    ):
         raise DtypeError(
             f"Structure: {name} is {described(getattr(values, 'array', values))}\n"
             "  expected: a list of whole numbers\n  hint: [3, 2] for a chain of 3 and one of 2"
         )
-    if array.dtype.kind == "u" and (array > np.iinfo(np.intp).max).any():
-        raise IndexRangeError(
-            f"Structure: {name} has {array.max()}\n  expected: numbers of nodes\n"
-            "  hint: -1 as an unsigned integer is the largest of all"
-        )
     return array.astype(np.intp)
 
 
-def _listed(name: str, values: Any) -> list[Any]:
-    """``values`` as a list."""
-    try:
-        return list(values)
-    except TypeError:
-        raise DtypeError(
-            f"Structure: {name} is {described(values)}\n  expected: a list, one item for each\n"
-            "  hint: [] for none"
-        ) from None
+def _listed(what: str, values: Any, hint: str) -> list[Any]:
+    """``values`` as a list; a dict is none, for it is a mistake where a list is expected."""
+    if isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
+        told = f"Structure.{what} {described(values)}"
+        raise DtypeError(f"{told}\n  expected: a list\n  hint: {hint}")
+    return list(values)
 
 
 def _parts(tree: Any) -> Sequence[Any]:

@@ -31,9 +31,9 @@ def central_difference(
     """The slope along ``v`` from five values, ``(8 (f1 - f_1) - (f2 - f_2)) / 12h``, error O(h^4).
 
     With it come how much rounding may move it, if the values are computed from numbers of this
-    ``magnitude``, and how far the slopes on the left and on the right are apart beyond what
-    curvature explains: curvature makes one-sided slopes differ in proportion to the step, a kink
-    does not.
+    ``magnitude``, and derivatives of higher order, where they are large; and how far the slopes on
+    the left and on the right are apart beyond what curvature explains: curvature makes one-sided
+    slopes differ in proportion to the step, a kink does not.
     """
     f = {k: float(s([*xs[:i], xs[i] + k * h * v, *xs[i + 1 :]])) for k in (-2, -1, 0, 1, 2)}
     slope = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
@@ -41,4 +41,5 @@ def central_difference(
     near = (f[1] - 2 * f[0] + f[-1]) / h
     far = (f[2] - 2 * f[0] + f[-2]) / (2 * h)
     apart = abs(far - 2 * near)
-    return slope, noise, apart if apart > noise else 0.0
+    bend = abs(slope - (f[1] - f[-1]) / (2 * h))  # what the third derivative does to two values
+    return slope, noise + 1e-3 * bend, apart if apart > noise else 0.0
