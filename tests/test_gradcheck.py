@@ -28,6 +28,13 @@ def test_a_right_operation_of_the_user_passes_to_third_order():
     assert report.method == "central" and report.cases == 9 and report.worst < 1e-7
 
 
+def test_a_steep_function_passes_and_a_wrong_one_does_not():
+    steep = np.zeros(1)  # where derivatives of fifth order move a difference of fourth order
+    tg.gradcheck(lambda x: tg.exp(50.0 * x), [steep])
+    with pytest.raises(tg.GradcheckError):
+        tg.gradcheck(lambda x: tg.exp(50.0 * wrong_by(1 + 1e-5)(x)), [steep], method="central")
+
+
 @pytest.mark.parametrize("factor", [1 + 1e-6, 0.0, -1.0, 2.0])
 def test_a_wrong_one_fails(factor):
     with pytest.raises(tg.GradcheckError):
