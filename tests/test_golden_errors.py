@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import engine
 
 pytestmark = pytest.mark.unwatched  # messages as they are outside anomaly mode
 
@@ -40,11 +41,15 @@ def raised(code, opening):
     names = {"__name__": "learner"}
     exec(opening, names)
     tg.manual_seed(0)
+    operations = dict(engine.OPERATIONS)
     with TemporaryDirectory() as folder, chdir(folder), np.errstate(all="ignore"):
         try:
             exec(compile(code, "learner.py", "exec"), names)
         except Exception as error:
             return error
+        finally:  # the learner's operations are none of ours
+            engine.OPERATIONS.clear()
+            engine.OPERATIONS.update(operations)
     return None
 
 
