@@ -33,6 +33,7 @@ from . import (
     test_forged,
     test_golden_errors,
     test_hostile,
+    test_hostile_objects,
     test_nn,
     test_optim,
     test_recompute,
@@ -370,7 +371,7 @@ STRANGERS = {
     ),
     "integers that wrap round": (
         respelled(saving.fitted, "not np.array_equal(found[name], x)", "False"),
-        test_hostile.test_integers_that_would_wrap_round_are_not_loaded,
+        test_hostile_objects.test_integers_that_would_wrap_round_are_not_loaded,
     ),
 }
 GUARDS = {  # what is spoiled, the check that has to fail, and, of many alike, which
