@@ -35,7 +35,7 @@ def test_structures_may_be_deep_wide_and_shared():
 HOSTILE = {
     "a tree in itself": lambda: tg.Structure.trees([LOOP]),
     "children that are a number": lambda: tg.Structure.trees([1], children=lambda tree: 5),
-    "children of a word that are words": lambda: tg.Structure.trees(["ab"], children=list),
+    "a word that is a part of itself": lambda: tg.Structure.trees(["ab"], children=list),
     "no trees": lambda: tg.Structure.trees(None),
     "kinds that are lists": lambda: tg.Structure.trees([(1, 2)], kind=lambda t: []).schedule,
     "kinds that are a number": lambda: tg.Structure.dag([[], [0]], kinds=3),

@@ -97,10 +97,9 @@ class Structure:
         The child of a step is the step before it.  ShapeError for a length below 1.
         """
         sizes = _integers("lengths", lengths)
-        steps = sizes.sum(dtype=float)  # a sum of integers could wrap round
-        if steps > _MOST_NODES:
+        if sizes.sum(dtype=float) > _MOST_NODES:  # a sum of integers could wrap round
             raise ShapeError(
-                f"Structure.chains: {len(sizes)} sequences of {steps:.3g} steps together\n"
+                f"Structure.chains: {sizes.sum(dtype=float):.3g} steps together\n"
                 f"  expected: {_MOST_NODES:,} at most\n  hint: run a part of them at a time"
             )
         if (sizes < 1).any():
@@ -175,10 +174,8 @@ class Structure:
         for a child that does not exist, ShapeError for a cycle.
         """
         hint = "[[], [], [0, 1]] is a node over two leaves"
-        rows = [
-            _listed("dag: children has", own, hint)
-            for own in _listed("dag: children is", children, hint)
-        ]
+        nodes = _listed("dag: children is", children, hint)
+        rows = [_listed("dag: children has", own, hint) for own in nodes]
         return cls([len(own) for own in rows], [i for own in rows for i in own], kinds)
 
     @classmethod
@@ -385,11 +382,10 @@ def _integers(name: str, values: Any) -> np.ndarray:
 
 
 def _listed(what: str, values: Any, hint: str) -> list[Any]:
-    """``values`` as a list; a dict is none, for it is a mistake where a list is expected."""
-    if isinstance(values, (Mapping, str)) or not isinstance(values, Iterable):
-        told = f"Structure.{what} {described(values)}"
-        raise DtypeError(f"{told}\n  expected: a list\n  hint: {hint}")
-    return list(values)
+    """``values`` as a list; a dict, whose keys would be read, is none."""
+    if isinstance(values, Iterable) and not isinstance(values, Mapping):
+        return list(values)
+    raise DtypeError(f"Structure.{what} {described(values)}\n  expected: a list\n  hint: {hint}")
 
 
 def _parts(tree: Any) -> Sequence[Any]:
