@@ -202,7 +202,7 @@ def test_the_step_of_a_loop_is_counted(steps, broken):
         with pytest.raises(tg.NonFiniteError) as caught:
             for t in range(steps):
                 h = tg.sqrt(h @ w - 2.0 * (t == broken))
-        place = [f"  pass: {broken + 1}, counted"] if broken else []
+        place = [f"  pass: number {broken + 1} through"] if broken else []
     assert [line[: len(p)] for line, p in zip(caught.value.place[1:], place, strict=True)] == place
 
 

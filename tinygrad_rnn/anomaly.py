@@ -156,7 +156,7 @@ def told(error: Any, node: Node, backward: bool = False) -> Any:
         error.place = ["  at: a line outside of detect_anomaly", *back]
         return error
     passes = pass_of(node)
-    times = [f"  pass: {passes}, counted along the way from the inputs"] if passes > 1 else []
+    times = [f"  pass: number {passes} through this line, along the graph"] if passes > 1 else []
     error.place = [*node.origin.place.lines(), *times, *back]
     return error
 
