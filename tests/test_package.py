@@ -25,13 +25,19 @@ TYPED = PACKAGE / "py.typed"
 LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tinygrad_rnn/engine.py": "what a call is, how it is recorded, and the decorators for it",
     "tinygrad_rnn/registry.py": "one row for each operation, and the table of choices beside them",
+    "tinygrad_rnn/saving.py": "two formats, and all that a file of a stranger is asked first",
+    "tinygrad_rnn/structure.py": "one class: how a forest is made, and in which order it is run",
     "tinygrad_rnn/tensor.py": "the methods of one class, most of them one line",
     "tinygrad_rnn/gradcheck/check.py": "one check, and the messages of all the ways to fail it",
     "demos/_kit.py": "the one file of plumbing that all demos share",
-    "tests/ERRORS.md": "the catalogue of errors: each mistake with its whole message",
+    "tests/ERRORS.md": "the catalogue of messages, to be looked up in, not read",
+    "tests/crowd.py": "one subject: what threads do beside each other",
+    "tests/reliability.py": "one section of the page after the other",
+    "tests/soak.py": "one subject: what must not grow",
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",
     "tests/test_engine.py": "one subject: the laws of recording and of the sweep",
     "tests/test_nn.py": "one subject: modules, layers and cells",
+    "tests/test_optim.py": "one subject: the optimisers' formulas, and what they refuse",
     "tests/test_programs.py": "one generator of random programs, its oracle, and their laws",
 }
 
