@@ -292,7 +292,7 @@ def without_tags(tree):
             nodes.append(Node(WORD, None))
         else:
             nodes.append(Node(re.split("(?<=.)[-=](?=.)", label)[0], children))
-    if nodes[0].label == ROOT and nodes[1].children is not None:
+    if nodes[0] == (ROOT, 1) and nodes[1].children is not None:
         del nodes[0]  # which every sentence has
     if nodes[0].children is None:
         raise BracketError("a word with its tag alone is no tree")

@@ -239,6 +239,13 @@ def test_the_root_may_have_its_name_or_none_or_no_bracket(start):
     assert brackets.linearised(tree) == tuple("S( NP( XX XX ) XX )".split())
 
 
+def test_a_root_over_two_trees_stays():
+    line = "(ROOT (S (NN cat) (VB sat)) (X (NN dog) (VB ran)))"
+    assert brackets.linearised(brackets.sentence(line, "line 1")[2]) == tuple(
+        "ROOT( S( XX XX ) X( XX XX ) )".split()
+    )
+
+
 @given(nested)
 def test_constituents_are_all_subtrees_with_their_words(tree):
     longest = len(leaves(tree)) // 2
