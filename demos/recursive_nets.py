@@ -266,7 +266,7 @@ def tell(cell, learned, part, given, shares, run):
 def draw_lengths(nets, forests, args, run):
     """Draw the share of dev roots that nets tell right, among trees of about one length."""
     lengths = np.array([len(forest.words) for forest in forests["dev", "gold"]])
-    parts = np.array_split(np.argsort(lengths, kind="stable"), LENGTHS)
+    parts = np.array_split(np.argsort(lengths, kind="stable"), min(LENGTHS, len(lengths)))
     for cell in args.cells:
         columns = {"words of the tree": [lengths[part].mean() for part in parts]}
         for shape in args.trees:
