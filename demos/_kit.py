@@ -176,8 +176,9 @@ def read_bytes(path):
     """
     found = path.stat()
     if not stat.S_ISREG(found.st_mode):
-        what = "a folder" if stat.S_ISDIR(found.st_mode) else "a pipe or a device"
-        raise DataError(f"{path} is {what}; expected: a file; save what it gives as one")
+        if stat.S_ISDIR(found.st_mode):
+            raise DataError(f"{path} is a folder; expected: a file; name one that is in it")
+        raise DataError(f"{path} is a pipe or a device; expected: a file; save what it gives first")
     if found.st_size > LARGEST:
         raise DataError(
             f"{path} has {found.st_size:,} bytes; expected: {LARGEST:,} at most; take a part of it"
