@@ -34,10 +34,14 @@ HANG = 60  # seconds of a processor, for what takes milliseconds
 LONGEST_MESSAGE = 900  # characters; what is wrong may be a word of many megabytes
 MANY = 200  # parts of a file whose growth is counted
 BINARY = ("pictures", "fonts", "saved nets", "weights to begin with")  # too large twice over
-LARGE = {  # bytes
+DEEP = ("right", "left", "both sides")
+LARGE = {  # parts
     "one long word": 100_000_000,
     "one long line of short words": 100_000_000,
     "empty lines": 1_000_000,
+    **{f"brackets to {'the ' * (where != 'both sides')}{where}": 100_000 for where in DEEP},
+    "a chain of brackets": 100_000,
+    "one bracket too few": 100_000,
 }
 SHAPES = (None, "brackets to both sides", "a chain of brackets over two", "short lines")
 READ_LARGE = ("text", "characters", "next characters", "paragraphs", "lines of words")
@@ -251,18 +255,18 @@ def by_chance(reader, examples, note):
 
 
 def large(note):
-    """Figures of files of 100 MB on one line, and of a million lines, for readers of text."""
+    """Figures of lines of 100 MB, a million lines, and brackets 100,000 deep, behind valid text."""
     seconds = {}
     for reader in READERS:
         for what, size in LARGE.items() if reader.name in READ_LARGE else ():
-            content = GROWING[what](size)
-            files = {**reader.files, next(iter(reader.files)): content}
+            name = next(iter(reader.files))
+            files = {**reader.files, name: lengthened(reader, what)(size)[name]}
             begun = time.process_time()
             note("large", reader, what, partial(tried, reader, files, HANG * 10))
             seconds[f"{what} as {reader.name}"] = time.process_time() - begun
     slowest = max(seconds, key=seconds.get)
     return {
-        "lines of 100 MB, and files of a million lines": len(seconds),
+        "lines of 100 MB, a million lines, brackets 100,000 deep": len(seconds),
         "the slowest of them": f"{slowest}, {seconds[slowest]:.0f} s of a processor",
     }
 
