@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def run(tmp_path, *flags):
 
 def test_a_quick_run_shows_the_gap_and_leaves_its_files(tmp_path, capsys):
     assert run(tmp_path) == 0
-    assert "seen" in capsys.readouterr().out
+    assert "seen:" not in capsys.readouterr().out.lower()  # it is too short for claims
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     shares = next(line["accuracy"] for line in lines if "accuracy" in line)
     assert shares["both"] > shares["forward"]
@@ -45,6 +46,16 @@ def test_a_quick_run_shows_the_gap_and_leaves_its_files(tmp_path, capsys):
     for name in ("accuracy_by_position", "word_by_word"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert len((tmp_path / f"{name}.csv").read_text().splitlines()) >= 8
+
+
+@pytest.mark.parametrize("gap, seen", [(0.09, True), (0.05, False), (-0.1, False)])
+def test_the_claim_of_the_default_run_is_its_gap(gap, seen):
+    shares, levels = {"both": 0.7 + gap, "forward": 0.7}, {"forward": 0.7}
+    args = SimpleNamespace(quick=False, data=None)
+    assert [*demo.report(shares, [0.5], levels, args).values()] == [seen]
+    for key in ("quick", "data"):
+        own = SimpleNamespace(**vars(args) | {key: True})
+        assert demo.report(shares, [0.5], levels, own) == {}
 
 
 def test_a_treebank_is_split_as_its_files_say(tmp_path):

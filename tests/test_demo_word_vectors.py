@@ -52,6 +52,7 @@ def test_a_text_that_is_no_use_is_one_line(text, complaint, tmp_path, capsys):
     assert err.startswith("error: ") and complaint in err and err.count("\n") == 1
 
 
+@pytest.mark.nonfinite
 def test_a_training_that_diverges_is_one_line(tmp_path, capsys):
     with np.errstate(all="ignore"):
         assert run(tmp_path, "--lr", "1e30") == 1
