@@ -239,7 +239,8 @@ def saved_net(path, args):
     saved = tg.load(path)
     known, rows = saved.metadata, saved.get("words", np.zeros(0))
     lists = [known.get(name) for name in ("words", "pieces", "labels")]
-    if rows.ndim != 2 or rows.shape[1] > MOST_UNITS or not all(map(is_vocabulary, lists)):
+    is_net = rows.ndim == 2 and rows.shape[1] <= MOST_UNITS and all(map(is_vocabulary, lists))
+    if not is_net or lists[0][0] != kit.UNKNOWN or lists[1][0] != kit.UNKNOWN:
         raise kit.DataError(
             f"{path} is no net with its words, pieces and labels; expected: what this demo saves,"
             " such as Tree-LSTM_gold.npz; name that by --models"

@@ -1,5 +1,6 @@
 """Recursive nets: the demo, trees right and wrong, their pictures, the exercise."""
 
+import argparse
 import csv
 import itertools
 import json
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from demos import _forests, _trees
+from demos import _kit as kit
 from demos import _tree_pictures as pictures
 from demos import recursive_nets as demo
 from demos._trees import REDUCE
@@ -360,3 +362,16 @@ def test_balanced_trees_are_as_low_as_can_be(words):
 
 def test_balanced_gives_the_odd_word_to_the_left():
     assert nested(balanced(["a", "b", "c", "d", "e"])) == ((("a", "b"), "c"), ("d", "e"))
+
+
+@pytest.mark.parametrize("name", ["words", "pieces"])
+def test_a_saved_net_has_a_number_for_what_is_unknown(name, tmp_path):
+    """Or the first tree with other words would be an error that names no file."""
+    net = demo.RecursiveNet(2, 2, 2, "RecNN", 4, 0.0)
+    known = {"words": [kit.UNKNOWN, "a"], "pieces": [kit.UNKNOWN, "^a"], "labels": ["0", "1"]}
+    args = argparse.Namespace(cells=["RecNN"], dropout=0.0)
+    tg.save(tmp_path / "net.npz", net.state_dict(), known)
+    demo.saved_net(tmp_path / "net.npz", args)
+    tg.save(tmp_path / "net.npz", net.state_dict(), {**known, name: ["b", "c"]})
+    with pytest.raises(kit.DataError, match=r"net\.npz is no net"):
+        demo.saved_net(tmp_path / "net.npz", args)
