@@ -6,7 +6,6 @@ section that is not run again keeps the figures, the date and the versions that 
 
 import argparse
 import datetime
-import importlib
 import json
 import os
 import platform
@@ -28,6 +27,8 @@ from tinygrad_rnn import engine
 from tinygrad_rnn.errors import __all__ as error_names
 from tinygrad_rnn.gradcheck.__main__ import Line, worst_errors
 from tinygrad_rnn.registry import ROWS
+
+from . import faults, kills, liars, monsters, soak
 
 PAGE = Path(__file__).with_name("RELIABILITY.md")
 ROOT = PAGE.parents[1]
@@ -173,11 +174,6 @@ def errors():
     }
 
 
-def of_module(name):
-    """The figures of a module of these tests that has its own command, at full size."""
-    return importlib.import_module(f"tests.{name}").figures(True)
-
-
 class Section(NamedTuple):
     """One heading of the page: what its figures mean, what they leave out, how they are made."""
 
@@ -248,7 +244,7 @@ SECTIONS = {
         a run that nothing stopped.""",
         """a machine that loses its power: then the disk has to keep what fsync asked of it. That
         each file is synced before it gets its name is in the gate above.""",
-        partial(of_module, "kills"),
+        partial(kills.figures, True),
     ),
     "faults": Section(
         "Faults of disks and files",
@@ -259,7 +255,7 @@ SECTIONS = {
         before it is taken.""",
         """disks that return other bytes than they were given and say nothing, beyond what a CRC-32
         finds; two programs that write checkpoints of one name into one folder.""",
-        partial(of_module, "faults"),
+        partial(faults.figures, True),
     ),
     "liars": Section(
         "Lying servers, forged files",
@@ -267,9 +263,9 @@ SECTIONS = {
         redirects, is slow, lies about lengths, names and archives, and sends other bytes; it has
         survived if there is one line of error and no file. Then checkpoint files made to harm:
         pickles, archives that unpack to more than they say, headers that claim too much, code.""",
-        """the servers themselves: no download was tried from here, and the addresses say so. What
-        safetensors and Python's zipfile do inside is theirs.""",
-        partial(of_module, "liars"),
+        """the servers themselves: no download was tried from here, and `python -m demos fetch` says
+        so. What safetensors and Python's zipfile do inside is theirs.""",
+        partial(liars.figures, True),
     ),
     "monsters": Section(
         "Hostile texts",
@@ -279,17 +275,24 @@ SECTIONS = {
         A reader has to return what keeps its contract, or to raise the error that it documents,
         with a line that names the file; anything else is a crash.""",
         """texts that are well formed and wrong.""",
-        partial(of_module, "monsters"),
+        partial(monsters.figures, True),
     ),
     "soak": Section(
         "Load and long runs",
         """24 threads train, differentiate twice, save, raise and recover at the same time, each on
         its own model; all of them read one model. Runs of a million updates and graphs that are
-        dropped, with the cyclic collector off, may leave no object, no block of memory and no page
-        behind. Demos are run twice with other hashes, and compared byte by byte.""",
-        """threads that train one model, which adds to the same gradients and is not supported, and
+        dropped, with the cyclic collector off, may leave no object and no memory behind.""",
+        """threads that train one model, which add to the same gradients and are not supported;
         machines with more cores than this one.""",
-        partial(of_module, "soak"),
+        partial(soak.figures, True, soak.PARTS[:3]),
+    ),
+    "again": Section(
+        "The same bytes again",
+        """The results of one and of two BLAS threads differ by no more than the bound that stands
+        beside them. Every demo is run twice with one seed, in processes that hash otherwise, and
+        all files that it leaves are compared byte by byte.""",
+        """other machines, other versions of NumPy and BLAS, and demos at full size.""",
+        partial(soak.figures, True, soak.PARTS[3:]),
     ),
 }
 
@@ -318,10 +321,10 @@ def shown(value):
 def machine():
     """The versions and the size of what these figures were made on."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    threads = os.environ.get("OMP_NUM_THREADS", "all")
+    threads = os.environ.get("OMP_NUM_THREADS", "one for each core")
     return (
         f"Python {platform.python_version()}, NumPy {np.__version__}, {blas['name']}"
-        f" {blas['version']} ({threads} threads), {os.cpu_count()} cores"
+        f" {blas['version']} (threads: {threads}), {os.cpu_count()} cores"
     )
 
 
