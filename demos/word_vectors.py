@@ -178,9 +178,9 @@ def train(kind, ids, counts, args, run):
                 optimizer.zero_grad()
                 cost.sum().backward()  # as if one prediction moved the tables after another
                 optimizer.lr = args.lr * (1 - (epoch + start / len(o)) / passes)
-                optimizer.step()  # moves the rows that were looked up, no others
                 losses.append(cost.array.mean())
-            kit.check_finite(np.mean(losses))
+                kit.check_finite(losses[-1])
+                optimizer.step()  # moves the rows that were looked up, no others
             costs.append(np.mean(losses))
             run.log(way=kind, epoch=epoch + 1, nats=costs[-1])
             progress.reached((epoch + 1) / passes, f"{costs[-1]:.3f} nats a prediction")
