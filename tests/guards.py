@@ -56,7 +56,7 @@ NPZ = {"suffix": ".npz"}
 
 SILENT_FAULTS = {
     "a change of a leaf leaves its version": (
-        respelled(engine.change, "watch.changed, x.node.watch.changed_by = _birth(), by", "watch"),
+        respelled(engine.outdate, "watch.changed, x.node.watch.changed_by = _birth(), by", "watch"),
         test_versions.test_a_graph_does_not_go_back_to_weights_that_were_loaded_over,
     ),
     "a step changes a leaf unseen": (
@@ -80,7 +80,7 @@ SILENT_FAULTS = {
         test_versions.test_a_graph_does_not_go_back_to_weights_that_were_loaded_over,
     ),
     "the sweep asks for no version": (
-        respelled(sweep.sweep, "watch.changed > source.birth", "False"),
+        respelled(sweep.sweep, "node.watch is not None and is_changed(node, source)", "False"),
         test_versions.test_a_graph_does_not_go_back_to_weights_that_were_loaded_over,
     ),
     "a freed graph is a graph without edges": (
@@ -330,17 +330,17 @@ MESSAGES = {
         {"title": "Shapes that do not broadcast"},
     ),
     "the modules left out": (
-        respelled(place.Place.inside, "[*([path] if path else []), *found]", "found"),
+        respelled(place.Place.inside, "[*paths, *self.steps()]", "self.steps()"),
         TOLD,
         {"title": "NaN in the forward pass of an LSTM"},
     ),
     "the time step left out": (
-        respelled(place.Place.inside, "[*([path] if path else []), *found]", "[path]"),
+        respelled(place.Place.inside, "[*paths, *self.steps()]", "paths"),
         TOLD,
         {"title": "NaN in the forward pass of an LSTM"},
     ),
     "the line of the backward pass in place of that of the forward pass": (
-        respelled(anomaly.told, "*node.origin.place.lines()", "*error.place"),
+        respelled(anomaly.told, "lines = place.lines()", "lines = error.place"),
         TOLD,
         {"title": "NaN in the backward pass of an LSTM"},
     ),

@@ -12,6 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
+from tinygrad_rnn.backward import rows_of_grad
 from tinygrad_rnn.engine import OBSERVER, recording
 from tinygrad_rnn.registry import ROWS, RandomDraw
 from tinygrad_rnn.testing import cases
@@ -286,3 +287,73 @@ def test_second_derivatives_are_watched_as_well():
     x.array[0] = 9.0
     with pytest.raises(tg.ValueChangedError):
         tg.grad(tg.sum(g), x)
+
+
+# ---- what is not an array yet, and what comes together -------------------------------------------
+
+
+def test_a_nan_in_an_outer_product_is_seen():
+    # The cotangent is finite, 0, and so is the product with it but for an infinite input.
+    layer = tg.nn.Linear(2, 1)
+    x = np.array([[1.0, 2.0], [np.inf, 1.0]], np.float32)
+    y = tg.sum(tg.where(np.array([[True], [False]]), layer(x), 0.0))
+    with np.errstate(all="ignore"), pytest.raises(tg.NonFiniteError, match="matmul sends back"):
+        y.backward()
+    assert layer.weight.grad is None
+
+
+def test_a_nan_in_the_rows_of_a_table_is_seen():
+    table = tg.tensor(np.zeros((4, 2)), requires_grad=True)
+    with np.errstate(all="ignore"), pytest.raises(tg.NonFiniteError, match=r"sqrt|getitem"):
+        tg.sum(tg.sqrt(tg.embedding([1], table)) * 0.0).backward()
+
+
+def test_parts_that_are_infinite_and_cancel_are_seen_where_they_meet():
+    w = tg.tensor(np.ones(2), requires_grad=True)
+    ys = [w * 1e300, w * 1e300]
+    with np.errstate(all="ignore"), pytest.raises(tg.NonFiniteError, match="came to leaf, is"):
+        tg.grad(ys, [w], [np.full(2, 1e10), np.full(2, -1e10)])
+
+
+def test_a_hook_that_returns_nan_is_not_laid_at_anothers_door():
+    x = tg.tensor(np.ones(2), requires_grad=True)
+    h = tg.tanh(x)
+    for y in (x, h):
+        remove = y.register_hook(lambda g: g * np.nan)
+        with pytest.raises(tg.NonFiniteError, match=r"came to (leaf|tanh), with its hooks, is"):
+            tg.sum(h * 2.0).backward(retain_graph=True)
+        remove()
+
+
+def test_a_gradient_kept_as_rows_stays_so_under_watch():
+    table = tg.tensor(np.ones((9, 2)), requires_grad=True)
+    y = tg.sum(tg.embedding([1, 3, 3], table) ** 2) + tg.sum(tg.embedding([2], table))
+    y.backward()
+    assert rows_of_grad(table)
+
+
+def test_a_second_backward_pass_is_told_as_such():
+    x = tg.tensor(np.ones(2), requires_grad=True)
+    y = tg.sum(x * x)
+    y.backward()
+    with pytest.raises(tg.GraphFreedError):
+        y.backward()
+
+
+def test_a_leaf_that_has_changed_is_told_with_the_line_that_read_it():
+    w = tg.tensor(np.ones(2), requires_grad=True)
+    y = tg.sum(w * w)
+    w.grad = tg.tensor(np.ones(2))
+    tg.optim.SGD([w], lr=0.1).step()
+    with pytest.raises(tg.ValueChangedError) as caught:
+        y.backward()
+    here = test_a_leaf_that_has_changed_is_told_with_the_line_that_read_it.__code__.co_firstlineno
+    at, back = caught.value.place
+    assert f":{here + 2}, in test_a_leaf" in at and f":{here + 6}, in test_a_leaf" in back
+
+
+@pytest.mark.unwatched
+@pytest.mark.parametrize("wrong", [lambda: None, np.ones(2), 1])
+def test_a_decorator_without_parentheses_is_refused(wrong):
+    with pytest.raises(tg.DtypeError, match=r"hint: a decorator has parentheses"):
+        tg.detect_anomaly(wrong)

@@ -13,10 +13,10 @@ from .linear import *
 from . import stale
 from . import sweep
 from .backward import grad
-from .anomaly import detect_anomaly
 from .arithmetic import *
 from .reductions import *
 from .products import *
+from .anomaly import detect_anomaly
 from .random import default_rng, manual_seed
 from .functional import *
 from . import fused

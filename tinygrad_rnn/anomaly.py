@@ -18,16 +18,18 @@ from typing import Any
 import numpy as np
 
 from .backend import backend_of, is_array
+from .cotangents import Sum
 from .engine import OBSERVER, Node, Operation, Rule
-from .errors import NonFiniteError, ValueChangedError, described
+from .errors import DtypeError, NonFiniteError, ValueChangedError, described
+from .linear import Placed
 from .place import Place
+from .products import OuterProduct
 
 __all__ = ["detect_anomaly"]
 
 
-@contextmanager
-def detect_anomaly(nan: bool = True, inf: bool = False) -> Iterator[None]:
-    """A context, and a decorator, in which recorded calls and backward passes are checked.
+def detect_anomaly(nan: bool = True, inf: bool = False) -> Any:
+    """A context, and a decorator of functions, in which calls and backward passes are checked.
 
     Raises NonFiniteError for the first operation whose result, or whose cotangent, has NaN (with
     ``nan``) or an infinity (with ``inf``), and ValueChangedError in the backward pass for an array
@@ -38,6 +40,16 @@ def detect_anomaly(nan: bool = True, inf: bool = False) -> Iterator[None]:
     recorded before, only what they send back is checked.  It costs several times the time of small
     operations: for debugging and for tests.
     """
+    if not isinstance(nan, bool) or not isinstance(inf, bool):
+        raise DtypeError(
+            f"detect_anomaly(nan, inf): {described(nan)}, {described(inf)}\n"
+            "  expected: True or False\n  hint: a decorator has parentheses, @detect_anomaly()"
+        )
+    return _detecting(nan, inf)
+
+
+@contextmanager
+def _detecting(nan: bool, inf: bool) -> Iterator[None]:
     before = OBSERVER.get()
     OBSERVER.set(Detector(nan, inf))
     try:
@@ -84,13 +96,32 @@ class Detector:
                 compared = source
             if self.is_wrong(g):
                 raise self.found_backward(node, g, source)
-            arrive(node, g, source)
+            try:
+                arrive(node, g, source)
+            except ValueChangedError as error:
+                raise told(error, source, backward=True) from None
 
         return watched
 
+    def gathered(self, node: Node, g: Any) -> None:
+        """Raise if ``g``, all that has come to ``node``, summed and through its hooks, is wrong."""
+        if self.is_wrong(g):
+            hooks = ", with its hooks" if node.watch is not None and node.watch.hooks else ""
+            raise told(
+                NonFiniteError(
+                    f"backward: the sum of what came to {node.name}{hooks}, is {with_range(g)}\n"
+                    "  hint: parts that are infinite, or too large for the dtype; or what a hook"
+                    " returned"
+                ),
+                node,
+                backward=True,
+            )
+
     def is_wrong(self, x: Any) -> bool:
-        """Whether NaN, or an infinity, is in ``x``, if it is an array or a Tensor."""
-        x = getattr(x, "array", x)
+        """Whether NaN, or an infinity, is in ``x``: an array, a Tensor, a term of a cotangent."""
+        if isinstance(x, Sum):
+            return any(map(self.is_wrong, [*x.terms(), x.total]))
+        x = in_full(x)
         if not is_array(x) or x.dtype.kind not in "fc":
             return False
         return bool(self.nan and np.isnan(x).any()) or bool(self.inf and np.isinf(x).any())
@@ -153,11 +184,15 @@ def told(error: Any, node: Node, backward: bool = False) -> Any:
     """``error`` with the place of the call that ``node`` recorded."""
     back = [line.replace("  at:", "  backward at:") for line in error.place[:1]] if backward else []
     if node.origin is None:
-        error.place = ["  at: a line outside of detect_anomaly", *back]
+        made = ["  at: a line outside of detect_anomaly"] if node.edges else []
+        error.place = [*made, *back]
         return error
-    passes = pass_of(node)
-    times = [f"  pass: number {passes} through this line, along the graph"] if passes > 1 else []
-    error.place = [*node.origin.place.lines(), *times, *back]
+    place = node.origin.place
+    lines = place.lines()
+    if not place.steps():  # which a fold tells by itself
+        passes = pass_of(node)
+        lines += [f"  pass: number {passes} through this line, along the graph"] * (passes > 1)
+    error.place = [*lines, *back]
     return error
 
 
@@ -193,15 +228,28 @@ def checksum(value: Any) -> Any:
     return crc32((x.T if x.flags.f_contiguous else np.ascontiguousarray(x)).data)
 
 
+def in_full(x: Any) -> Any:
+    """The array of a Tensor; of a term of a cotangent what it adds; all else as it is."""
+    if isinstance(x, Placed):
+        x = x.g  # the rest is zeros
+    elif isinstance(x, (OuterProduct, Sum)):
+        x = x.dense()
+    return getattr(x, "array", x)
+
+
 def with_range(x: Any) -> str:
-    """``float32 (3, 4), from -1.5 to 2.0, 2 of 12 entries NaN``."""
-    x = getattr(x, "array", x)
+    """``float32 (3, 4), from -1.5 to 2.0, 2 of 12 entries NaN, the first at [0, 3]``."""
+    x = in_full(x)
     if not is_array(x) or x.dtype.kind not in "fc" or not x.size:
         return described(x)
     finite = x[np.isfinite(x)]
     parts = [described(x)]
     if finite.size and x.dtype.kind == "f":
         parts.append(f"from {float(finite.min()):.4g} to {float(finite.max()):.4g}")
-    counts = {"NaN": np.isnan(x).sum(), "infinite": np.isinf(x).sum()}
-    parts += [f"{int(n)} of {x.size} entries {what}" for what, n in counts.items() if n]
+    for what, wrong in {"NaN": np.isnan(x), "infinite": np.isinf(x)}.items():
+        if wrong.any():
+            parts.append(f"{int(wrong.sum())} of {x.size} entries {what}")
+            if not wrong.all():
+                first = [int(i) for i in np.unravel_index(int(wrong.argmax()), x.shape)]
+                parts[-1] += f", the first at {first}"
     return ", ".join(parts)

@@ -50,7 +50,7 @@ def expect_finite(caller: str, name: str, g: Any) -> None:
     """Raise NonFiniteError if NaN or infinity is in ``g``, the gradient of parameter ``name``."""
     flat = g.ravel()
     with np.errstate(over="ignore", invalid="ignore"):  # squares may overflow
-        if math.isfinite(np.dot(flat, flat)) or np.isfinite(flat).all():
+        if math.isfinite(abs(np.vdot(flat, flat))) or np.isfinite(flat).all():
             return
     raise NonFiniteError(
         f"{caller}: the gradient of {name}, {described(g)}, is not finite\n"

@@ -267,7 +267,7 @@ def _batches(calls: list[Call]) -> Iterator[list[Call]]:
 
 def _run_batch(calls: list[Call], rooms: dict[Any, Rows], capacity: int) -> None:
     """Run the cell once for all of ``calls``, and write the states to the room for their like."""
-    first, n = calls[0], len(calls)
+    first, n = calls[0], len(calls)  # place.py reads calls and name
     name = f"deferred {name_of(first.cell)}"
     try:
         with recording(first.records):

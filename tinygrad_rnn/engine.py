@@ -109,6 +109,11 @@ def leaf(array: Any) -> Node:
 def change(x: TensorCore, array: Any, by: str) -> None:
     """Give the leaf ``x`` another value: no graph from before will go backwards to it any more."""
     x.array = array
+    outdate(x, by)
+
+
+def outdate(x: TensorCore, by: str) -> None:
+    """Give the leaf ``x`` another version."""
     if x.node is not None and x.node.watch is not None:
         x.node.watch.changed, x.node.watch.changed_by = _birth(), by
 

@@ -30,8 +30,6 @@ __all__ = [
     "ValueChangedError",
 ]
 
-_ADVICE = ("hint:", "to reproduce:")  # what begins the last part of a message
-
 
 class TinygradRNNError(Exception):
     """Anything that this package refuses to do.
@@ -44,10 +42,8 @@ class TinygradRNNError(Exception):
         self.place = Place().lines()
 
     def __str__(self) -> str:
-        text = str(self.args[0])
-        ends = [i for mark in _ADVICE if (i := text.find(f"\n  {mark}")) >= 0]
-        facts = text[: min(ends, default=len(text))]
-        return "\n".join([facts, *self.place]) + text[len(facts) :]
+        facts, hint, advice = str(self.args[0]).partition("\n  hint:")
+        return "\n".join([facts, *self.place]) + hint + advice
 
 
 class ShapeError(TinygradRNNError, ValueError):
@@ -75,7 +71,7 @@ class NotTrackedError(TinygradRNNError, RuntimeError):
 
 
 class NonFiniteError(TinygradRNNError, ArithmeticError):
-    """A gradient with NaN or infinity where a finite one is needed."""
+    """A result, a cotangent or a gradient with NaN or infinity where it should be finite."""
 
 
 class SettingError(TinygradRNNError, ValueError):

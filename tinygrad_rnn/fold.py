@@ -53,7 +53,7 @@ def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = Non
     if isinstance(inputs, Mapping):
         _expect_kinds(name, structure, inputs)
     rows, once = Rows(n), not structure.shares
-    for group in structure.schedule:
+    for group in structure.schedule:  # place.py reads name, structure, group and run
         run = _of_kind(name, cell, group.kind)
         x = _inputs_of(name, structure, inputs, group)
         children = [rows.take(index, once) for index in group.children]

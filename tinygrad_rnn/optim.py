@@ -75,8 +75,9 @@ class Optimizer:
         NonFiniteError, before anything has moved, for a gradient with NaN or infinity; without
         ``check_finite`` the step is made all the same.
         """
-        self.lr = float(self.lr)  # a NumPy float64 would make float32 parameters float64
         by = f"{type(self).__name__}.step"
+        # It may be set to anything: a NumPy float64, say, would make float32 parameters float64.
+        self.lr = expect_number(by, "lr", self.lr)
         if check_finite:
             for name, parameter in zip(self.names, self.parameters, strict=True):
                 for g in _parts_of_grad(parameter):

@@ -9,6 +9,7 @@ deferred calls.  Only ``detect_anomaly`` asks for a place at every recorded call
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from functools import cache
 from types import FrameType
 from typing import Any
@@ -25,6 +26,14 @@ def _is_ours(module: str) -> bool:
     return module.split(".", 1)[0] == _OURS
 
 
+def _frames() -> Iterator[tuple[FrameType, str]]:
+    """The frames of the stack, the innermost first, each with the name of its module."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        yield frame, str(frame.f_globals.get("__name__"))
+        frame = frame.f_back
+
+
 class Place:
     """A place in the user's program: ``line`` is file and line; ``scopes`` go outside in.
 
@@ -35,12 +44,10 @@ class Place:
     __slots__ = ("calls", "function", "line", "scopes")
 
     def __init__(self) -> None:
-        frame: FrameType | None = sys._getframe(1)
         self.line, self.function = "", ""
         self.scopes: list[Any] = []
         self.calls: list[Any] = []
-        while frame is not None:
-            module = frame.f_globals.get("__name__", "")
+        for frame, module in _frames():
             if not self.line:
                 self.calls.append((frame.f_code, frame.f_lasti))
             if _is_ours(module):
@@ -50,26 +57,33 @@ class Place:
             elif not self.line and module not in _BETWEEN:
                 self.line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 self.function = frame.f_code.co_name
-            frame = frame.f_back
 
     def __str__(self) -> str:
         """``train.py:12, in forward``; the file alone where there is no function."""
         return self.line if self.function == "<module>" else f"{self.line}, in {self.function}"
 
+    def steps(self) -> list[str]:
+        """The folds and deferred calls that it is in, in words."""
+        return [
+            scope if isinstance(scope, str) else described_group(*scope)
+            for scope in self.scopes
+            if not isinstance(scope, ref)
+        ]
+
     def inside(self) -> str:
         """``Tagger.lstm, step t=3 of fold(LSTMCell.step)``; empty outside modules and folds."""
-        path, outer, found = "", None, []
-        for scope in self.scopes:
-            if isinstance(scope, ref):
-                module = scope()
-                if module is None or module is outer:
-                    continue
-                name: str | None = outer.name_of(module) if outer is not None else None
-                path = f"{path}.{name}" if name else type(module).__name__
-                outer = module
-            else:
-                found.append(scope if isinstance(scope, str) else described_group(*scope))
-        return ", ".join([*([path] if path else []), *found])
+        paths: list[str] = []
+        outer: Any = None
+        for module in [scope() for scope in self.scopes if isinstance(scope, ref)]:
+            if module is None or module is outer:  # as when a module calls itself
+                continue
+            name = outer.name_of(module) if outer is not None else None
+            if name:
+                paths[-1] += f".{name}"
+            else:  # the outermost, or one that is no attribute of the one around it
+                paths.append(type(module).__name__)
+            outer = module
+        return ", ".join([*paths, *self.steps()])
 
     def lines(self) -> list[str]:
         """The lines of a message that tell this place."""
@@ -80,12 +94,9 @@ class Place:
 
 def caller() -> str:
     """File and line of the user's call that this package is working on."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        module = frame.f_globals.get("__name__", "")
+    for frame, module in _frames():
         if module not in _BETWEEN and not _is_ours(module):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
     return "an unknown line"
 
 
@@ -94,8 +105,9 @@ def described_group(structure: Any, group: Any, name: str) -> str:
     nodes = structure.order[group.start : group.stop]
     height = int(structure.heights[nodes[0]])
     if structure.counts.max() <= 1 and structure.kinds is None:
-        backward = any(structure.children[:1] > structure.counts.argmax())
-        return f"step t={height}{' from the end' if backward else ''} of {name}"
+        with_child = structure.counts.argmax()  # the first node with one; chains are numbered on
+        from_end = any(structure.children[:1] > with_child)
+        return f"step t={height}{' from the end' if from_end else ''} of {name}"
     shown = ", ".join(map(str, nodes[:5])) + (", ..." if len(nodes) > 5 else "")
     which = f"node {shown}" if len(nodes) == 1 else f"the {len(nodes)} nodes ({shown})"
     return f"{which} of height {height} with {len(group.children)} children of {name}"

@@ -17,6 +17,7 @@ import numpy as np
 from .engine import Node, Rule, TensorCore, is_recording, outlet, recording
 from .errors import DtypeError, NotTrackedError, described
 from .random import default_rng, drawing_again
+from .stale import changed, is_changed
 from .sweep import sweep
 from .through_time import mapped
 
@@ -60,10 +61,11 @@ class Call:
     what the function closes over alike; ``arrays`` are its results.
     """
 
-    __slots__ = ("args", "arrays", "default_state", "function", "outer", "states")
+    __slots__ = ("args", "arrays", "began", "default_state", "function", "outer", "states")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self.function, self.args = function, args
+        self.began = Node("checkpoint", (), None, None)
         self.default_state = default_rng().bit_generator.state
         self.states = [bits.state for bits in self.generators()]
         self.outer: list[Node] = []
@@ -94,6 +96,9 @@ class Call:
 
         Some may have been computed from others, so each gets a stand-in for the sweep to end at.
         """
+        for node in self.outer:
+            if is_changed(node, self.began):  # then the second run cannot be like the first
+                raise changed(node, self.began)
         kind = next((type(g) for g in gs if isinstance(g, TensorCore)), None)
         ends = {
             node: Node("checkpoint", [(node, _SAME, ())], node.shape, node.dtype)

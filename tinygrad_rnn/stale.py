@@ -6,11 +6,17 @@ from .engine import Edge, Node
 from .errors import GraphFreedError, ValueChangedError
 from .place import caller
 
-__all__ = ["Freed", "changed"]
+__all__ = ["Freed", "changed", "is_changed"]
 
 
-def changed(node: Node, source: Node, by: str) -> ValueChangedError:
+def is_changed(node: Node, source: Node) -> bool:
+    """Whether ``node`` is a leaf that was changed after ``source`` had been computed from it."""
+    return node.watch is not None and node.watch.changed > source.birth and node is not source
+
+
+def changed(node: Node, source: Node) -> ValueChangedError:
     """The error for a leaf that was changed after ``source`` had been computed from it."""
+    by = node.watch.changed_by if node.watch else ""
     return ValueChangedError(
         f"backward: {source.name} read a leaf, {node.dtype} {node.shape}, that {by} has changed"
         " since\n"

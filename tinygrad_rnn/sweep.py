@@ -17,7 +17,7 @@ from .cotangents import Outputs, Term, add
 from .engine import OBSERVER, Node, TensorCore
 from .errors import DtypeError, ShapeError, TinygradRNNError, described
 from .linear import astype, sum_to
-from .stale import Freed, changed
+from .stale import Freed, changed, is_changed
 
 
 def sweep(
@@ -39,9 +39,8 @@ def sweep(
 
     def arrive(node: Node, g: Any, source: Node) -> None:
         """Add ``g``, which came along the edge from ``source``, to the cotangent of ``node``."""
-        watch = node.watch
-        if watch is not None and watch.changed > source.birth and node is not source:
-            raise changed(node, source, watch.changed_by)
+        if node.watch is not None and is_changed(node, source):
+            raise changed(node, source)
         if getattr(g, "shape", g) != node.shape:
             g = summed(g, node, source)
         if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
@@ -65,6 +64,8 @@ def sweep(
         if node.watch or wanted or type(g) is not ndarray or g.dtype is not node.dtype:
             keeps = node in wanted if wanted else node.watch is not None and node.watch.keeps
             g = settled(node, g, keeps)
+            if observer is not None:
+                observer.gathered(node, g)
             if keeps:
                 found[node] = g
                 if needed is not None and needed.isdisjoint(node.parents()):

@@ -11,7 +11,7 @@ import numpy as np
 from . import arithmetic, linear, products, reductions
 from .backend import backend_for, backend_of
 from .backward import backward, gathered
-from .engine import TensorCore, Watch, leaf
+from .engine import TensorCore, Watch, leaf, outdate
 from .errors import DtypeError, NotTrackedError, ShapeError, described, explained
 
 __all__ = ["Tensor", "tensor"]
@@ -241,6 +241,7 @@ class Tensor(TensorCore):
                 "requires_grad can be set on a leaf only\n  hint: y = x.detach() starts anew"
             )
         if wanted != self.requires_grad:
+            outdate(self, "requires_grad = False")  # a gradient that came now would be lost
             self.node = leaf(self.array) if wanted else None
 
     @property

@@ -67,8 +67,9 @@ class Module:
         arrays = [x.detach().to(device).array for x in tensors]
         grads = [None if x.grad is None else x.grad.detach().to(device) for x in tensors]
         for x, array, grad in zip(tensors, arrays, grads, strict=True):
-            change(x, array, f"{type(self).__name__}.to")
-            x.grad = grad
+            if array is not x.array:  # or it is there already
+                change(x, array, f"{type(self).__name__}.to")
+                x.grad = grad
         return self
 
     def _tensors(self) -> dict[str, Tensor]:
