@@ -19,6 +19,7 @@ import shlex
 import stat
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ import tinygrad_rnn as tg
 
 UNKNOWN = "<unknown>"  # what a word is read as that the vocabulary leaves out
 METRICS = "metrics.jsonl"
+CHECKPOINT = re.compile(r"([^.].*)-\d{6,}\.npz")  # a file of `tg.Checkpoints`, and its label
 MOST = 1_000_000  # of a flag: beyond it a run fills the memory, or never ends
 LARGEST = 2**30  # bytes of a file; what is made of it takes many times its room
 HOPELESS = 1000.0  # nats; log of the number of classes is what a uniform guess costs
@@ -292,9 +294,12 @@ class Run:
     def __init__(self, args):
         self.out, self.quiet, self.plot, self.files = args.out, args.quiet, not args.no_plot, []
         self.out.mkdir(parents=True, exist_ok=True)
+        more = getattr(args, "resume", False)
+        if not more:
+            begin_anew(self.out)
         for left in self.out.glob(".*.saving-*"):  # half a file, of a run that was killed
             left.unlink()
-        path, more = self.path(METRICS), getattr(args, "resume", False)
+        path = self.path(METRICS)
         cut_short = more and path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         self.metrics = path.open("a" if more else "w", encoding="utf-8")
         self.metrics.write("\n" if cut_short else "")
@@ -337,8 +342,7 @@ class Run:
 
     def epochs(self, label):
         """What `fit` logged of each epoch, also before the run was gone on with."""
-        text = read_bytes(self.out / METRICS).decode(errors="replace")
-        lines = [figures_in(line) for line in text.split("\n")]
+        lines = figures_of(self.out)
         last = {line["epoch"]: line for line in lines if is_epoch(line, label)}
         return list(last.values())
 
@@ -382,6 +386,52 @@ class Run:
         axes.set(xlabel=x_label, ylabel=y_label, yscale="log" if log_scale else "linear")
         axes.legend(frameon=False)
         figure.savefig(self.path(name + ".png"), dpi=120)
+
+
+def begin_anew(folder):
+    """Remove the checkpoints of a finished run; DataError if there are those of another."""
+    lines = figures_of(folder)
+    if any("claims" in line for line in lines):  # which `main` logs last
+        own = {prefix(line["label"]) for line in lines if is_epoch(line, line.get("label"))}
+        for path, label in checkpoints_in(folder):
+            if label in own:  # without the lines of their epochs nothing goes on from them
+                path.unlink()
+    elif found := {label for _, label in checkpoints_in(folder)}:
+        files = " ".join(shlex.quote(f"{folder / label}-") + "*.npz" for label in sorted(found))
+        stand = " and ".join(where_it_stands(folder, label) for label in sorted(found))
+        raise DataError(
+            f"{folder} holds a run that is not finished ({stand}); --resume goes on with it,"
+            f" another --out begins anew, or remove {files}"
+        )
+
+
+def checkpoints_in(folder):
+    """The files of checkpoints, and the labels in their names."""
+    names = [(path, CHECKPOINT.fullmatch(path.name)) for path in folder.iterdir()]
+    return [(path, found[1]) for path, found in names if found]
+
+
+def where_it_stands(folder, label):
+    """After how many steps the newest checkpoint of a label was written that is whole."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of those that are not
+            steps = len(tg.Checkpoints(folder, label).latest()["losses"])
+    except (tg.TinygradRNNError, TypeError, LookupError):
+        return f"{label}: no checkpoint can be read"
+    return f"{label}: after {steps:,} steps"
+
+
+def prefix(label):
+    """What the files of the checkpoints of `fit` with this label begin with."""
+    return label.replace(" ", "_")
+
+
+def figures_of(folder):
+    """The figures in each line of METRICS; none if there is no such file."""
+    if not (folder / METRICS).exists():
+        return []
+    text = read_bytes(folder / METRICS).decode(errors="replace")
+    return [figures_in(line) for line in text.split("\n")]
 
 
 def figures_in(line):

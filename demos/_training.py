@@ -222,7 +222,7 @@ class Keeper:
                     f"the vocabulary is {size:,} bytes of text; expected: {MOST_TEXT:,} at most,"
                     " for it is saved with the weights; give less text, or fewer words of it"
                 )
-            self.checkpoints = tg.Checkpoints(args.out, label.replace(" ", "_"))
+            self.checkpoints = tg.Checkpoints(args.out, kit.prefix(label))
             if args.resume:
                 self.go_on()
             self.next_save = time.monotonic() + args.save_every

@@ -39,7 +39,16 @@ def train(args, before_step=None, **how):
         return trained(args, run, before_step, **how)
 
 
-def trained(args, run, before_step=None, scored=True, vocabulary=WORDS, batches=4, clip=5.0):
+def trained(
+    args,
+    run,
+    before_step=None,
+    label="training",
+    scored=True,
+    vocabulary=WORDS,
+    batches=4,
+    clip=5.0,
+):
     """The weights and the losses of a run; `before_step(i)` is called before each step of it."""
     data = np.random.default_rng(5).normal(size=(batches, 2, 2))  # batches of two rows
     net, steps = Net(), []
@@ -60,6 +69,7 @@ def trained(args, run, before_step=None, scored=True, vocabulary=WORDS, batches=
         lambda rng: rng.permutation(batches).tolist(),
         args,
         run,
+        label,
         carry=True,
         clip=clip,
         validate=score if scored else None,

@@ -13,7 +13,7 @@ import pytest
 import tinygrad_rnn as tg
 from demos import _kit as kit
 from demos import _training as training
-from tests.runs import STEPS, WORDS, Net, Stopped, same, settings, stop_at, train
+from tests.runs import STEPS, WORDS, Net, Stopped, same, settings, stop_at, train, trained
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +102,79 @@ def test_a_line_of_metrics_that_was_cut_short_does_not_stop_a_run(tmp_path, whol
     found = [kit.figures_in(line) for line in metrics.read_text(errors="replace").splitlines()]
     assert [line["epoch"] for line in found if "epoch" in line] == [1, 2, 3]
     assert sum("settings" in line for line in found) == 2
+
+
+# ---- beginning anew ----
+
+
+def contents(folder):
+    """What is in a folder: {name: bytes}."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refused_anew(folder, *parts):
+    """That a run without --resume is refused in a line, before anything is touched."""
+    before = contents(folder)
+    with pytest.raises(kit.DataError) as caught:
+        train(settings(folder), lambda i: pytest.fail("it trains"))
+    assert contents(folder) == before and "\n" not in str(caught.value)
+    assert all(part in str(caught.value) for part in (str(folder), "--resume", "--out", *parts))
+
+
+def test_a_run_that_was_stopped_is_not_lost_when_resume_is_forgotten(tmp_path, whole):
+    for saved in (4, 8):  # with each epoch
+        stopped(tmp_path, 6, "--resume")
+        refused_anew(
+            tmp_path, f"training: after {saved} steps", f"remove {tmp_path}/training-*.npz"
+        )
+    (tmp_path / ".model.npz.saving-x").write_text("what a kill left")
+    refused_anew(tmp_path)
+    assert same(train(settings(tmp_path, "--resume")), whole)
+
+
+def test_a_run_stopped_in_its_first_epoch_is_not_lost_either(tmp_path, whole):
+    stopped(tmp_path, 2, "--save-every", 0)  # of which the metrics know nothing
+    refused_anew(tmp_path, "training: after 2 steps")
+    assert same(train(settings(tmp_path, "--resume")), whole)
+
+
+def test_damaged_checkpoints_are_not_overwritten(tmp_path):
+    checkpoints, _ = stopped(tmp_path, 6, "--save-every", 0)
+    checkpoints[-1].write_bytes(checkpoints[-1].read_bytes()[:-100])
+    refused_anew(tmp_path, "training: after 5 steps")
+    for path in checkpoints:
+        path.write_bytes(path.read_bytes()[:100])
+    refused_anew(tmp_path, "training: no checkpoint can be read")
+
+
+def test_a_run_of_several_nets_is_not_finished_with_the_first_of_them(tmp_path):
+    def demo(args, run):
+        trained(args, run, label="the first")
+        trained(args, run, stop_at(0), label="the second")
+
+    with pytest.raises(Stopped):
+        kit.main(demo, settings(tmp_path))
+    refused_anew(tmp_path, "the_first: after 12 steps", f"remove {tmp_path}/the_first-*.npz")
+    tg.Checkpoints(tmp_path, "the_second").save("half")
+    refused_anew(tmp_path, "after 12 steps and the_second: no", f"npz {tmp_path}/the_second-*.npz")
+
+
+def test_to_begin_anew_is_to_remove_what_the_line_names(tmp_path, whole):
+    for path in stopped(tmp_path, 6, "--save-every", 0)[0]:
+        path.unlink()
+    assert same(train(settings(tmp_path)), whole)
+
+
+def test_a_finished_run_may_be_overwritten_and_the_new_one_stopped_at_any_time(tmp_path, whole):
+    mine = tmp_path / "mine-000001.npz"
+    for step in (0, 2, 5):
+        assert kit.main(lambda args, run: trained(args, run) and None, settings(tmp_path)) == 0
+        mine.write_text("of the user")
+        stopped(tmp_path, step)
+        mine.unlink()
+        assert same(train(settings(tmp_path, "--resume")), whole)
+        for path in tmp_path.iterdir():
+            path.unlink()
 
 
 # ---- what it does not go on from ----
@@ -269,10 +342,10 @@ def test_a_run_without_checkpoints_stops_at_once(tmp_path):
 
 def test_who_handles_ctrl_c_otherwise_goes_on_to(tmp_path, whole):
     told = []
-    for handler in (lambda *_: told.append(1), signal.SIG_IGN):
+    for name, handler in {"own": lambda *_: told.append(1), "none": signal.SIG_IGN}.items():
         old = signal.signal(signal.SIGINT, handler)
         try:
-            ended = train(settings(tmp_path), press(2))
+            ended = train(settings(tmp_path / name), press(2))
             assert signal.getsignal(signal.SIGINT) == handler and same(ended, whole)
         except KeyboardInterrupt:
             pytest.fail("the handler of before was not asked")
