@@ -19,7 +19,7 @@ from socket import SHUT_RDWR, socket
 from urllib.parse import urljoin, urlsplit
 
 from demos._sources import DATA, HOST, LEFT_OUT
-from tinygrad_rnn.saving import _replacing
+from tinygrad_rnn.saving import replacing
 
 REDIRECTS = 3
 SECONDS = 300.0  # for one file, however slowly it comes
@@ -144,7 +144,7 @@ def write(path, content, file):
     if digest(content) != file.sha256:
         raise FetchError(f"SHA-256 {digest(content)}, expected {file.sha256}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as opened:
+    with replacing(path) as opened:
         opened.write(content)
 
 

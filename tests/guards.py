@@ -146,18 +146,18 @@ SILENT_FAULTS = {
 }
 FILES = {
     "the file not synced": (
-        respelled(saving._replacing.__wrapped__, "os.fsync(file.fileno())", "pass"),
+        respelled(saving.replacing.__wrapped__, "os.fsync(file.fileno())", "pass"),
         SYNCED,
         NPZ,
     ),
     "the folder not synced": (
-        respelled(saving._replacing.__wrapped__, "os.fsync(entries)", "pass"),
+        respelled(saving.replacing.__wrapped__, "os.fsync(entries)", "pass"),
         SYNCED,
         NPZ,
     ),
     "named before it is whole": (
         respelled(
-            saving._replacing.__wrapped__,
+            saving.replacing.__wrapped__,
             "            yield file\n",
             "            os.replace(temporary, path)\n            yield file\n",
         ),
@@ -166,7 +166,7 @@ FILES = {
     ),
     "written over the old file": (
         respelled(
-            saving._replacing.__wrapped__,
+            saving.replacing.__wrapped__,
             "tempfile.mkstemp(dir=folder, prefix=prefix)",
             "os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), path",
         ),
@@ -174,7 +174,7 @@ FILES = {
         NPZ | {"failure": "full disk"},
     ),
     "a temporary file left behind": (
-        respelled(saving._replacing.__wrapped__, "os.unlink(temporary)", "pass"),
+        respelled(saving.replacing.__wrapped__, "os.unlink(temporary)", "pass"),
         test_saving.test_a_failure_leaves_the_old_file_and_nothing_else,
         NPZ | {"failure": "no rename"},
     ),

@@ -81,7 +81,7 @@ def save(
     arrays = {name: _storable(name, value) for name, value in state.items()}
     note = _note(arrays, dict(metadata or {}))
     try:
-        with _replacing(path) as file:
+        with replacing(path) as file:
             write(file, arrays, note)
     except OSError as error:  # which names the temporary file, or none
         error.filename = os.fspath(path)
@@ -142,7 +142,7 @@ def _storable(name: object, value: Any) -> np.ndarray:
             "  hint: {str(key): x for key, x in state.items()}"
         )
     array = host_array(value)
-    if not _is_plain(array.dtype):
+    if not is_plain(array.dtype):
         raise DtypeError(
             f"save: {name} is {described(array)}\n  expected: floats, integers or booleans\n"
             "  hint: strings and settings belong in metadata"
@@ -150,7 +150,7 @@ def _storable(name: object, value: Any) -> np.ndarray:
     return array
 
 
-def _is_plain(dtype: np.dtype) -> bool:
+def is_plain(dtype: np.dtype) -> bool:
     """Whether every machine has this dtype, and its values are nothing but numbers."""
     return dtype.kind in "fiub" and dtype.itemsize <= 8
 
@@ -257,7 +257,7 @@ def _check_file(file: IO[bytes], path: str, max_bytes: int) -> None:
 
 
 @contextmanager
-def _replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
     """A new file to write to; it becomes ``path`` once the block has ended without an error."""
     import tempfile
 
@@ -375,7 +375,7 @@ def _read_array(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
 
 _MEMBER_HEADER = 30  # bytes before a member, and then its name
 _NPY_START = b"\x93NUMPY\x01\x00"
-# NumPy reads a header as a Python literal; these have nothing in them but dtypes of _is_plain and
+# NumPy reads a header as a Python literal; these have nothing in them but dtypes of is_plain and
 # numbers from 0 up.
 _NPY_HEADER = re.compile(
     rb"\{'descr': '(?P<descr>[<>|](?:f[248]|[iu][1248]|b1))', 'fortran_order': (?:True|False),"
@@ -464,7 +464,7 @@ def _check_header(file: IO[bytes]) -> None:
             raise CheckpointError(f"its entry {name!r:.60} has dtype {dtype!s:.60}")
 
 
-# Those of _is_plain; bfloat16, say, is none of NumPy's.
+# Those of is_plain; bfloat16, say, is none of NumPy's.
 _PLAIN_DTYPES = {"BOOL", *"U8 U16 U32 U64 I8 I16 I32 I64 F16 F32 F64".split()}
 _FORMATS: dict[str, tuple[Callable[..., None], Callable[[IO[bytes]], Checkpoint]]] = {
     ".npz": (_write_npz, _read_npz),
