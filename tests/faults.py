@@ -159,7 +159,7 @@ def writing(most):
         folder = Path(place, "run")
         tg.Checkpoints(folder).save(state(0))
         for kind, error, fault in writing_faults(folder, most):
-            checkpoints = tg.Checkpoints(folder)
+            checkpoints = tg.Checkpoints(folder, keep=1)
             checkpoints.latest()
             before, told = files(folder), None
             with fault:

@@ -2,6 +2,8 @@
 
 import base64
 import inspect
+import json
+import os
 import shutil
 import textwrap
 import warnings
@@ -74,6 +76,37 @@ def test_states_of_generators_come_back(tmp_path):
         checkpoints.save(one.state)
         other.state = checkpoints.latest()
         assert other.random_raw(5).tolist() == one.random_raw(5).tolist()
+
+
+LONG = tg.checkpoints._LONG  # from which on a list of numbers is an array in the file
+
+
+@given(
+    st.lists(st.integers(-(2**64), 2**64), min_size=1, max_size=3)
+    | st.lists(st.floats(allow_nan=False), min_size=1, max_size=3)
+    | st.lists(plain, min_size=1, max_size=3),
+    st.integers(LONG - 1, LONG + 1),
+)
+@example([2**63 - 1, -(2**63)], LONG)
+@example([2**63], LONG)
+@example([-(2**63) - 1], LONG)
+@example([1, True], LONG)
+@example([1, 1.0], LONG)
+@example([-0.0, 0.0], LONG)
+def test_a_long_list_comes_back_as_it_was(tmp_path_factory, few, length):
+    folder, numbers = tmp_path_factory.mktemp("lists"), (few * length)[:length]
+    state = {"a": {"b\n": numbers, "c": 1}, "a.b\n": [np.zeros(1)], "d": [numbers, (numbers,)]}
+    tg.Checkpoints(folder).save(state)
+    found = tg.Checkpoints(folder).latest()
+    assert_same(state, found)
+    for a, b in zip(numbers, found["a"]["b\n"], strict=True):
+        assert repr(a) == repr(b)  # of zeros also the sign
+
+
+def test_the_losses_of_a_long_run_and_more_than_a_megabyte_come_back(tmp_path):
+    state = {"losses": [0.1] * 300_000, "steps": [*range(300_000)], "w": np.ones(2**18, "f4")}
+    tg.Checkpoints(tmp_path).save(state)
+    assert_same(state, tg.Checkpoints(tmp_path).latest())
 
 
 @settings(max_examples=20)
@@ -242,7 +275,58 @@ def test_best_says_what_is_wrong_with_its_file(tmp_path):
         tg.Checkpoints(tmp_path).best()
 
 
+BESTS = {
+    "one number": "[1]",
+    "none": "[]",
+    "three": "[1, 1.0, 1]",
+    "no list": "5",
+    "a text": '"12"',
+    "false": "false",
+    "no number": "[Infinity, 1.0]",
+    "beyond all floats": f"[{10**30}, {10**400}]",
+    "no float": "[1, 1]",
+    "a boolean": "[true, 1.0]",
+    "a file before all": "[-3, 1.0]",
+    "number zero": "[0, 1.0]",
+    "a later file": "[2, 1.0]",
+}
+
+
+@pytest.mark.parametrize("best", BESTS.values(), ids=BESTS)
+def test_what_cannot_be_the_best_is_a_damaged_file(tmp_path, best):
+    note = {"version": 1, "label": "checkpoint", "number": 1, "best": json.loads(best)}
+    tg.save(tmp_path / "checkpoint-000001.npz", {}, {"checkpoint": note | {"layout": {"value": 5}}})
+    for read in (tg.Checkpoints(tmp_path).latest, tg.Checkpoints(tmp_path).best):
+        with pytest.raises(tg.CheckpointError, match="its layout is not as it says"):
+            read()
+
+
 # ---- files ----
+
+
+@pytest.mark.parametrize("name", ["unlink", "listdir"])
+def test_a_file_that_cannot_be_removed_does_not_stop_a_run(tmp_path, name, monkeypatch):
+    checkpoints, real, saved = tg.Checkpoints(tmp_path, keep=1), getattr(os, name), []
+
+    def refused(path):
+        if saved and str(path).startswith(str(tmp_path)):
+            raise PermissionError(1, "not permitted", path)
+        return real(path)
+
+    def save(*arguments, real=tg.checkpoints.save):
+        real(*arguments)
+        saved.append(1)
+
+    checkpoints.save(0)
+    (tmp_path / "checkpoint-000000.npz").mkdir()  # the first in the list stays for good
+    with monkeypatch.context() as patched:
+        patched.setattr(tg.checkpoints, "save", save)
+        patched.setattr(os, name, refused)
+        checkpoints.save(1)
+    assert tg.Checkpoints(tmp_path).latest() == 1 and (tmp_path / "checkpoint-000001.npz").exists()
+    checkpoints.save(2)
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left == ["checkpoint-000000.npz", "checkpoint-000003.npz"]
 
 
 def test_a_run_before_is_kept_until_there_is_a_state_of_this_one(tmp_path):
@@ -272,7 +356,7 @@ def test_labels_do_not_touch_each_other_nor_other_files(tmp_path):
     assert set(files(tmp_path)) == left
 
 
-@pytest.mark.parametrize("label", ["", "a/b", "a\\b", ".a", "..", "a\nb", "a\0"])
+@pytest.mark.parametrize("label", ["", "a/b", "a\\b", ".a", "..", "a\nb", "a\0", 3, None])
 def test_a_label_is_the_name_of_a_file(tmp_path, label):
     with pytest.raises(tg.SettingError, match="label"):
         tg.Checkpoints(tmp_path, label)
@@ -288,12 +372,36 @@ def test_a_label_is_the_name_of_a_file(tmp_path, label):
         ({"a": {1, 2}}, "state.a is set"),
         ({"a": [np.array("x")]}, "state.a.0 is <U1"),
         ({"a": 1j}, "state.a is complex"),
+        ({"a": {"b": np.ones(3, complex)}}, r"state\.a\.b is complex128 (.*\n)+.*x\.real"),
+        ({"a": np.ones(3, np.longdouble)}, r"state\.a is \w+ (.*\n)+.*astype"),
+        ({"a": 1, "b": ["x"] * 10**6, "c": [2] * 9}, r"bytes of JSON, most of it in state\.b\n"),
+        ({"a": [1], "b": [np.float32(1)] * 10_001}, r"10,001 arrays, .* state\.b\n(.*\n)+.*item"),
+        (["x" * 5_000_000], "most of it in state\n"),
+        ({"a": 10**5000}, "most of it in state\n"),
     ],
 )
 def test_what_cannot_be_saved_is_named(tmp_path, state, told):
-    with pytest.raises(tg.DtypeError, match=told):
+    with pytest.raises(tg.DtypeError, match=told) as refused:
         tg.Checkpoints(tmp_path).save(state)
+    first, *_, last = refused.value.args[0].splitlines()
+    assert first.startswith("Checkpoints.save: ") and last.startswith("  hint: ")
     assert not files(tmp_path)
+
+
+@pytest.mark.parametrize("score", ["x", "1.0", np.ones(3), np.ones(1), 1j, [1.0], 10**400])
+def test_a_score_is_a_number(tmp_path, score):
+    checkpoints = tg.Checkpoints(tmp_path)
+    with pytest.raises(tg.DtypeError, match=r"score is (.*\n)+  hint: "):
+        checkpoints.save(0, score)
+    assert not files(tmp_path)
+    checkpoints.save(1, np.float32(2)), checkpoints.save(2, 1)
+    assert checkpoints.best() == 1
+
+
+@pytest.mark.parametrize("folder", [None, 3, b"run", ["run"]])
+def test_a_folder_is_named(folder):
+    with pytest.raises(tg.DtypeError, match=r"folder is (.*\n)+  hint: "):
+        tg.Checkpoints(folder)
 
 
 def test_a_state_may_not_hold_itself(tmp_path):

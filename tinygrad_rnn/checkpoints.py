@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from .errors import CheckpointError, DtypeError, SettingError, described, expect_count
-from .saving import load, save
+from .saving import host_array, is_plain, load, save
 from .tensor import Tensor
 
 __all__ = ["Checkpoints"]
@@ -22,6 +23,7 @@ __all__ = ["Checkpoints"]
 _VERSION = 1
 _KEY = "checkpoint"  # in the metadata of a file
 _MOST_LEVELS = 50  # of a nested state
+_LONG = 1000  # numbers of a list, from which on they are an array in the file
 
 
 class Checkpoints:
@@ -62,10 +64,17 @@ class Checkpoints:
     def __init__(
         self, folder: str | os.PathLike[str], label: str = "checkpoint", keep: int = 3
     ) -> None:
-        if not label or label.startswith(".") or not label.isprintable() or set("/\\") & set(label):
+        if not isinstance(folder, (str, os.PathLike)):
+            raise DtypeError(
+                f"Checkpoints: folder is {described(folder)}\n  expected: the name of a folder\n"
+                "  hint: tg.Checkpoints('runs/mine')"
+            )
+        fits = isinstance(label, str) and label.isprintable() and not set("/\\") & set(label)
+        if not fits or label[:1] in ("", "."):
             raise SettingError(
                 f"Checkpoints: label is {label!r:.60}\n  expected: a file's name\n"
-                "  hint: the folder is the first argument, 'runs/mine'; the label a word"
+                "  hint: the folder is the first argument, 'runs/mine'; the label a word; how many"
+                " to keep the third, keep=3"
             )
         expect_count("Checkpoints", "keep", keep)
         self.folder, self.label, self.keep = os.fspath(folder), label, keep
@@ -77,16 +86,26 @@ class Checkpoints:
         """Write the state to a file, whole; then remove those that are no longer kept.
 
         ``score``, if there is one, says how good the model is: the higher the better.  DtypeError
-        for what cannot be saved, OSError if the disk refuses: then all is as it was.
+        for what cannot be saved, OSError if the disk refuses: then all is as it was.  Files that
+        cannot be removed are tried again after the next save.
         """
+        score = None if score is None else _score(score)
         arrays: dict[str, Any] = {}
         layout = _taken_apart(state, "state", arrays)
         number = 1 + max(self._on_disk(), default=0)
         best = self._best
         if score is not None and score > (best[1] if best else -math.inf):
-            best = number, float(score)
+            best = number, score
         note = {"version": _VERSION, "label": self.label, "number": number, "best": best}
-        save(self._path(number), arrays, {_KEY: {**note, "layout": layout}})
+        try:
+            save(self._path(number), arrays, {_KEY: {**note, "layout": layout}})
+        except DtypeError as error:  # it is too much
+            told, _, expected = error.args[0].partition("\n")
+            raise DtypeError(
+                f"Checkpoints.{told}, most of it in {_largest(layout)}\n"
+                f"{expected.partition('  hint: ')[0]}"
+                "  hint: of what is long save an array, np.array(list); of a loss, loss.item()"
+            ) from error
         self._best = best
         self._own = [*self._own, number][-self.keep :]
         self._tidy()
@@ -133,9 +152,8 @@ class Checkpoints:
         if (note.get("label"), note.get("number")) != (self.label, number):
             raise CheckpointError(f"it was written as {note.get('label')}-{note.get('number')}")
         try:
-            best = note["best"] and (int(note["best"][0]), float(note["best"][1]))
-            return _put_together(note["layout"], saved), best
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            return _put_together(note["layout"], saved), _checked(note["best"], number)
+        except (LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise CheckpointError("its layout is not as it says") from error
 
     # ---- files ----
@@ -151,11 +169,12 @@ class Checkpoints:
     def _tidy(self) -> None:
         """Remove the files of this label that are not kept, and what a kill left half written."""
         kept = {*self._own, *([self._best[0]] if self._best else [])}
-        names = [self._path(number) for number in self._on_disk() if number not in kept]
-        names += [os.path.join(self.folder, found[0]) for found in self._matches(_HALF_WRITTEN)]
-        for name in names:
-            with suppress(FileNotFoundError):  # somebody else was faster
-                os.unlink(name)
+        with suppress(OSError):  # what is left is found again the next time
+            names = [self._path(number) for number in self._on_disk() if number not in kept]
+            names += [os.path.join(self.folder, found[0]) for found in self._matches(_HALF_WRITTEN)]
+            for name in names:
+                with suppress(OSError):
+                    os.unlink(name)
 
     def _matches(self, ending: str) -> Iterator[re.Match[str]]:
         """What in the folder has a name of this label with this ending."""
@@ -164,6 +183,27 @@ class Checkpoints:
 
 
 _HALF_WRITTEN = r"\d{6,}\.npz\.saving-.*"  # as ``save`` names it; its process is no more
+
+
+def _score(score: Any) -> float:
+    """A score as a float; DtypeError if it is no number."""
+    with suppress(OverflowError):
+        if isinstance(score, numbers.Real):
+            return float(score)
+    raise DtypeError(
+        f"Checkpoints.save: score is {described(score)}\n  expected: a number that a float can be\n"
+        "  hint: score=-loss.item(), or of several numbers their mean"
+    )
+
+
+def _checked(best: Any, number: int) -> tuple[int, float] | None:
+    """What a file says of the best up to this number; an error of any kind if it cannot be so."""
+    if best is None:
+        return None
+    which, score = best
+    if type(which) is int and 0 < which <= number and isinstance(score, float):
+        return which, score
+    raise ValueError(best)
 
 
 def _reason(error: Exception) -> str:
@@ -179,8 +219,8 @@ def _reason(error: Exception) -> str:
 def _taken_apart(value: Any, name: str, arrays: dict[str, Any], level: int = 0) -> dict[str, Any]:
     """``value`` in terms of JSON: ``{kind: what is inside}``; its arrays go to ``arrays`` by name.
 
-    The kind is value, dict, list, tuple, array or tensor.  What holds no arrays and no tuples is
-    one value, so that a long list of numbers is short.
+    The kind is value, dict, list, tuple, array, tensor, or numbers: of them a long list is an array
+    in the file.  What holds none of the others is one value.
     """
     if level > _MOST_LEVELS:
         raise DtypeError(
@@ -188,17 +228,33 @@ def _taken_apart(value: Any, name: str, arrays: dict[str, Any], level: int = 0) 
             "  hint: does the state hold itself?"
         )
 
+    def named(array: Any) -> str:
+        """Its name in the file."""
+        unique = name if name.isprintable() else ascii(name)
+        while unique in arrays:  # {"a": {"b": x}, "a.b": y}
+            unique += "'"
+        arrays[unique] = array
+        return unique
+
     def inner(key: object, part: Any) -> dict[str, Any]:
         return _taken_apart(part, f"{name}.{key}", arrays, level + 1)
 
     if isinstance(value, (Tensor, np.ndarray, np.generic)) or hasattr(value, "__array__"):
-        while name in arrays:  # {"a": {"b": x}, "a.b": y}
-            name += "'"
-        arrays[name] = value
-        return {"tensor" if isinstance(value, Tensor) else "array": name}
+        array = host_array(value)
+        if not is_plain(array.dtype):
+            raise DtypeError(
+                f"Checkpoints.save: {name} is {described(array)}\n"
+                "  expected: arrays of floats, integers or booleans\n"
+                "  hint: of strings save x.tolist(), of complex numbers x.real and x.imag, of long"
+                " doubles x.astype(float)"
+            )
+        return {"tensor" if isinstance(value, Tensor) else "array": named(array)}
     if isinstance(value, dict) and all(isinstance(key, str) for key in value):
         parts = {key: inner(key, part) for key, part in value.items()}
         return {"value": value} if _all_values(parts.values()) else {"dict": parts}
+    if isinstance(value, list) and len(value) >= _LONG and {*map(type, value)} in ({int}, {float}):
+        with suppress(OverflowError):  # of integers beyond int64
+            return {"numbers": named(np.array(value, np.int64 if type(value[0]) is int else float))}
     if isinstance(value, (list, tuple)):
         several = [inner(i, part) for i, part in enumerate(value)]
         if isinstance(value, tuple):
@@ -218,6 +274,15 @@ def _all_values(parts: Iterable[dict[str, Any]]) -> bool:
     return all("value" in part for part in parts)
 
 
+def _largest(layout: dict[str, Any]) -> str:
+    """The name of the part of a state of which there is the most that is no array."""
+    (inside,) = layout.values()
+    with suppress(ValueError):  # an integer may be too long to be written
+        if isinstance(inside, dict):
+            return "state." + max(inside, key=lambda key: len(repr(inside[key])))
+    return "state"
+
+
 def _put_together(layout: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
     """What ``_taken_apart`` made this of."""
     ((kind, inside),) = layout.items()
@@ -230,6 +295,8 @@ def _put_together(layout: dict[str, Any], arrays: dict[str, np.ndarray]) -> Any:
         return parts if kind == "list" else tuple(parts)
     if kind == "array":
         return arrays[inside]
+    if kind == "numbers":
+        return arrays[inside].tolist()
     if kind == "tensor":
         return Tensor(arrays[inside])
     raise ValueError(kind)
