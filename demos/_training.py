@@ -121,9 +121,11 @@ class Training:
         self.best, self.best_score = {}, -math.inf
 
     def epoch_of(self, batches):
-        """The batches of this epoch; DataError if it was begun with more of them, or fewer."""
+        """The batches of this epoch; DataError if it has none, or had more or fewer before."""
         self.epoch_began = self.rng.bit_generator.state
         parts = batches(self.rng)
+        if not len(parts):
+            raise kit.DataError("an epoch has no batches; expected: one at least; give more data")
         if self.steps not in (0, len(parts)):
             raise kit.DataError(
                 f"an epoch has {len(parts):,} batches and had {self.steps:,}; expected: the data"

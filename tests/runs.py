@@ -48,6 +48,7 @@ def trained(
     vocabulary=WORDS,
     batches=4,
     clip=5.0,
+    minutes=None,
 ):
     """The weights and the losses of a run; `before_step(i)` is called before each step of it."""
     data = np.random.default_rng(5).normal(size=(batches, 2, 2))  # batches of two rows
@@ -72,6 +73,7 @@ def trained(
         label,
         carry=True,
         clip=clip,
+        minutes=minutes,
         validate=score if scored else None,
         vocabulary=vocabulary,
     )

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import warnings
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -102,6 +103,99 @@ def test_a_line_of_metrics_that_was_cut_short_does_not_stop_a_run(tmp_path, whol
     found = [kit.figures_in(line) for line in metrics.read_text(errors="replace").splitlines()]
     assert [line["epoch"] for line in found if "epoch" in line] == [1, 2, 3]
     assert sum("settings" in line for line in found) == 2
+
+
+class Clock:
+    """A clock in the place of the module `time` that goes so many seconds in each step."""
+
+    def __init__(self, seconds, begins=0.0):
+        self.now, self.seconds = begins, seconds
+
+    def monotonic(self):
+        return self.now
+
+    def before_step(self, i):
+        self.now += self.seconds
+
+
+@pytest.fixture
+def saves(monkeypatch):
+    """After how many steps each checkpoint was written."""
+    steps, real = [], tg.Checkpoints.save
+
+    def save(self, state, score=None):
+        real(self, state, score)
+        steps.append(len(state["losses"]))
+
+    monkeypatch.setattr(tg.Checkpoints, "save", save)
+    return steps
+
+
+def test_checkpoints_are_written_every_so_many_seconds_and_after_each_epoch(
+    tmp_path, monkeypatch, saves
+):
+    clock = Clock(seconds=1.0)
+    monkeypatch.setattr(training, "time", clock)
+    train(settings(tmp_path, "--save-every", 2.5), clock.before_step)
+    assert saves == [3, 4, 7, 8, 11, 12]
+
+
+def test_minutes_are_counted_on_when_a_run_goes_on(tmp_path, monkeypatch):
+    def run(folder, begins, *flags, stop=None):
+        clock = Clock(6.0, begins)
+        monkeypatch.setattr(training, "time", clock)
+
+        def before_step(i):
+            clock.before_step(i)
+            stop_at(stop)(i)
+
+        return train(settings(folder, "--save-every", 0, *flags), before_step, minutes=1)
+
+    whole = run(tmp_path / "whole", 100.0)
+    assert len(whole[1]) == 10
+    with pytest.raises(Stopped):
+        run(tmp_path / "parts", 100.0, stop=7)
+    assert same(run(tmp_path / "parts", 5000.0, "--resume"), whole)
+
+
+def test_what_is_on_the_disk_when_the_power_fails_is_enough_to_go_on(tmp_path, monkeypatch, whole):
+    folder, disk, real = tmp_path / "run", {}, os.fsync
+
+    def fsync(descriptor):
+        real(descriptor)
+        metrics = folder / kit.METRICS
+        if os.path.samestat(os.fstat(descriptor), metrics.stat()):
+            disk[metrics.name] = metrics.read_bytes()
+
+    def save(self, *arguments, real=tg.Checkpoints.save):
+        real(self, *arguments)
+        disk.update({path.name: path.read_bytes() for path in folder.glob("*.npz")})
+        states.append(dict(disk))
+
+    states = []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fsync)
+        patched.setattr(tg.Checkpoints, "save", save)
+        train(settings(folder, "--save-every", 0))
+    for i, state in enumerate(states):
+        (other := tmp_path / str(i)).mkdir()
+        for name, content in state.items():
+            (other / name).write_bytes(content)
+        assert same(train(settings(other, "--resume")), whole)
+    assert len(states) == STEPS + 2  # with both, after a step and after its epoch
+
+
+def test_a_disk_that_refuses_a_checkpoint_is_told_in_a_line_with_how_to_go_on(
+    tmp_path, monkeypatch, capsys
+):
+    error = OSError(28, "No space left on device", "x.npz")
+    with monkeypatch.context() as patched:
+        patched.setattr(tg.Checkpoints, "save", mock.Mock(side_effect=error))
+        assert kit.main(trained, args := settings(tmp_path)) == 1
+    assert capsys.readouterr().err == (
+        "error: [Errno 28] No space left on device: 'x.npz'; the checkpoints from before are whole:"
+        f" when that is mended, go on with {args.command} --resume\n"
+    )
 
 
 # ---- beginning anew ----
@@ -402,6 +496,11 @@ def test_weights_that_do_not_say_for_which_words_are_taken_with_a_warning(tmp_pa
 
 
 # ---- what cannot be trained ----
+
+
+def test_an_epoch_without_batches_is_refused(tmp_path):
+    with pytest.raises(kit.DataError, match="no batches"):
+        train(settings(tmp_path), batches=0)
 
 
 @pytest.mark.nonfinite
