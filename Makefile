@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demos test thorough gradcheck bench count clean
+.PHONY: demo demos test thorough gradcheck reliability bench count clean
 
 demo: .venv/demos.done
 	$(BIN)/python -m demos main
@@ -23,6 +23,9 @@ thorough: .venv/test.done  ## the same laws on many more random cases: hours, no
 
 gradcheck: .venv/demos.done
 	$(BIN)/python -m tinygrad_rnn.gradcheck
+
+reliability: .venv/test.done  ## the figures of tests/RELIABILITY.md: most of an hour
+	$(BIN)/python -m tests.reliability
 
 bench: .venv/bench.done
 	$(BIN)/python -m benchmarks

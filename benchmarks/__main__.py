@@ -8,7 +8,7 @@ from itertools import takewhile
 from pathlib import Path
 
 WITH_FLAGS = ["trees", "sequences"]
-NAMES = ["count", "bptt", "memory", "through_time", "import_time", "overhead", *WITH_FLAGS]
+NAMES = "count bptt memory through_time import_time overhead watching".split() + WITH_FLAGS
 
 
 def main():

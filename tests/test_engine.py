@@ -1273,6 +1273,7 @@ def products_for(monkeypatch, T, B, D, H, use):
     return Counted.products
 
 
+@pytest.mark.unwatched  # which would multiply them out one by one
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("use", USES)
 def test_a_weight_used_at_every_step_costs_few_products(monkeypatch, use, size):
@@ -1281,6 +1282,7 @@ def test_a_weight_used_at_every_step_costs_few_products(monkeypatch, use, size):
     assert 1 <= products <= T * B / 256 + 1
 
 
+@pytest.mark.unwatched
 def test_a_recurrent_weight_costs_few_products_beside_the_chain_itself(monkeypatch):
     T, B, H = 100, 8, 16
     w = leaf(H, H)

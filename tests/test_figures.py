@@ -8,8 +8,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import _timing, bptt, count, import_time, memory, overhead, through_time
+from benchmarks import _timing, bptt, count, import_time, memory, overhead, through_time, watching
 from tinygrad_rnn.products import _matmul
+
+pytestmark = pytest.mark.unwatched  # which costs time, memory and products of its own
 
 # ---- the work of backpropagation through time ---------------------------------------------------
 
@@ -64,7 +66,6 @@ def test_counting_would_show_a_product_for_each_step(monkeypatch):
 # ---- memory -------------------------------------------------------------------------------------
 
 
-@pytest.mark.unwatched
 @pytest.mark.parametrize(
     ("T", "B", "D", "H"), [(64, 32, 128, 128), (64, 256, 16, 16), (640, 256, 16, 16)]
 )
@@ -163,6 +164,7 @@ def test_every_benchmark_runs_and_says_what_it_reached(monkeypatch, capsys):
         (through_time, "WARM", 20),
         (through_time, "LENGTHS", [5]),
         (through_time, "ROUNDS", 1),
+        (watching, "ROUNDS", 1),
     ]:
         monkeypatch.setattr(module, name, value)
     command.main()
