@@ -109,8 +109,8 @@ def byte_pairs(sentences, size):
     except (RuntimeError, ValueError) as error:
         raise kit.DataError(
             f"--pieces {size}: no {size} pieces can be made of these words:"
-            f" {kit.shown(str(error), 300)}; expected: more than there are letters, fewer than there"
-            " are parts of words"
+            f" {kit.shown(str(error), 300)}; expected: more than there are letters, fewer than"
+            " there are parts of words"
         ) from None
     return sentencepiece.SentencePieceProcessor(model_proto=learned.getvalue())
 

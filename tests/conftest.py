@@ -24,8 +24,8 @@ settings.load_profile(
 def clean_slate(request):
     """The same random numbers for every test; recording on, and only our operations, after it.
 
-    Every array that a graph keeps is watched, and every NaN is an error, but in tests that say
-    otherwise: ``nonfinite``, which make NaN on purpose, and ``unwatched``, which count what is kept.
+    Every array that a graph keeps is watched, and every NaN is an error, but in tests marked
+    otherwise: ``nonfinite``, which make NaN on purpose, and ``unwatched``, which count costs.
     """
     tg.manual_seed(0)
     operations = dict(engine.OPERATIONS)

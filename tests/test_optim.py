@@ -179,7 +179,8 @@ def test_a_state_that_does_not_fit_is_refused_whole_and_every_reason_listed(
     assume(reasons)
     with pytest.raises(tg.CheckpointError) as caught:
         optimiser.load_state_dict(state)
-    assert sorted(caught.value.args[0].splitlines()[1:-1]) == sorted(f"  {line}" for line in reasons)
+    told = caught.value.args[0].splitlines()[1:-1]
+    assert sorted(told) == sorted(f"  {line}" for line in reasons)
     for name, x in optimiser.state_dict().items():
         np.testing.assert_array_equal(x, right[name], strict=True)
 

@@ -161,7 +161,7 @@ def test_lengths_are_integers():
 
 def test_unknown_settings_are_refused():
     for wrong in ({"num_layers": 0}, {"dropout": 1.0}, {"dropout": -0.1}):
-        with pytest.raises(ValueError, match="LSTM: (num_layers|dropout) is"):
+        with pytest.raises(ValueError, match=r"LSTM: (num_layers|dropout) is"):
             nn.LSTM(D, H, **wrong)
     with pytest.raises(ValueError, match="RNNCell: nonlinearity 'sine'"):
         nn.RNN(D, H, 1, "sine")
