@@ -126,10 +126,11 @@ def training_flags(p, *, epochs, batch_size, lr):
     p.add_argument("--lr", type=positive(float), default=lr, help="the rate at the start")
 
 
-def resume_flags(p):
+def resume_flags(p, init_from=True):
     """Add the flags of a training run that is long enough to be stopped."""
     p.add_argument("--resume", action="store_true", help="go on with the run in --out, bit by bit")
-    p.add_argument("--init-from", type=Path, metavar="MODEL", help="weights to begin with")
+    if init_from:
+        p.add_argument("--init-from", type=Path, metavar="MODEL", help="weights to begin with")
     p.add_argument(
         "--save-every", type=seconds, default=60.0, metavar="SECONDS", help="between checkpoints"
     )

@@ -279,7 +279,8 @@ def trained(name, vocabulary, train, dev, args, run):
     def validate():
         return mean_f1(said(model, dev.images, vocabulary), dev.captions)
 
-    training.fit(model, loss, batches, args, run, name, validate=validate)
+    known = {"words": vocabulary.words}
+    training.fit(model, loss, batches, args, run, name, validate=validate, vocabulary=known)
     return model
 
 
@@ -347,6 +348,7 @@ def main(argv=None):
     p.add_argument("--data", type=Path, help="a folder of fonts, or an .npz file, see above")
     p.add_argument("--fonts", type=kit.positive(int), default=3, help="how many, at most")
     kit.training_flags(p, epochs=14, batch_size=32, lr=3e-3)
+    kit.resume_flags(p, init_from=False)  # for there are four nets, always
     p.add_argument("--hidden-size", type=kit.size, default=128, help="units of v and h")
     p.add_argument("--dropout", type=kit.fraction, default=0.1, help="share of units dropped")
     p.add_argument("--beam", type=kit.positive(int), default=5, help="width of the search")

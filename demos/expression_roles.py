@@ -96,7 +96,7 @@ def noise(scale, *shape):
 # ---- training and testing, the same for both ----
 
 
-def fit(model, trees, roles, epochs, lr, name, args, run):
+def fit(model, trees, roles, epochs, lr, name, known, args, run):
     """Train `model` to tell the roles of the trees; the loss of each step."""
 
     def batches(rng):
@@ -106,9 +106,8 @@ def fit(model, trees, roles, epochs, lr, name, args, run):
         return tg.cross_entropy(model([trees[i] for i in batch]), roles[batch])
 
     optimizer = tg.optim.Adam(model.parameters(), lr=lr)
-    return training.fit(
-        model, loss_of, batches, args, run, name, epochs=epochs, optimizer=optimizer
-    )
+    how = {"epochs": epochs, "optimizer": optimizer, "vocabulary": known}
+    return training.fit(model, loss_of, batches, args, run, name, **how)
 
 
 @tg.no_grad()
@@ -171,7 +170,8 @@ def train_and_test(name, model, words, task, epochs, lr, args, run):
     """The share of the test trees that `model` gets right, and its losses in training."""
     train, test, roles = task
     run.say(f"{name}: {sum(p.size for p in model.parameters()):,} parameters")
-    losses = fit(model, *encoded(train, words.ids, roles), epochs, lr, name, args, run)
+    known = {"words": words.words, "roles": roles}
+    losses = fit(model, *encoded(train, words.ids, roles), epochs, lr, name, known, args, run)
     return accuracy(model, *encoded(test, words.ids, roles)), losses
 
 
@@ -181,6 +181,8 @@ def demo(args, run):
     every, repeated = vocabulary(train, least=1), vocabulary(train, least=2)
     bag = Bag(len(every), len(roles))
     net = RecursiveNet(len(repeated), len(roles), args.hidden_size, args.dropout)
+    known = {"words": repeated.words, "roles": roles}
+    training.start_from(net, args, known)
     bag_share, _ = train_and_test("bag of words", bag, every, task, BAG_EPOCHS, BAG_LR, args, run)
     net_share, losses = train_and_test(
         "recursive net", net, repeated, task, args.epochs, args.lr, args, run
@@ -195,7 +197,7 @@ def demo(args, run):
     trees_read = np.cumsum([args.batch_size * len(window) for window in windows])
     curve = {"trees read": trees_read, "training": [window.mean() for window in windows]}
     run.curves("loss", curve, "nats per tree")
-    tg.save(run.path("model.npz"), net.state_dict(), {"words": repeated.words, "roles": roles})
+    training.save_model(run, "model", net, known)
     run.log(accuracy=accuracies)
     for name, share in accuracies.items():
         print(f"{name:24}{share:7.1%} of the roles right")
@@ -211,6 +213,7 @@ def main(argv=None):
     p.add_argument("--hidden-size", type=kit.size, default=64, help="units of h")
     p.add_argument("--dropout", type=kit.fraction, default=0.4, help="share of V[word] dropped")
     kit.training_flags(p, epochs=8, batch_size=25, lr=3e-3)
+    kit.resume_flags(p)
     args = p.parse_args(argv)
     if args.quick:
         args.trees, args.epochs, args.hidden_size = 100, 1, 16

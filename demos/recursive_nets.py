@@ -158,7 +158,7 @@ def difference_from_recurrent_net(size, steps):
 # ---- training and testing ----
 
 
-def train(name, net, forests, shape, args, run):
+def train(name, net, forests, shape, known, args, run):
     """Train `net` on trees of this shape; its weights are those of the epoch best on dev."""
     trees, dev = forests["train", shape], forests["dev", shape]
 
@@ -170,7 +170,8 @@ def train(name, net, forests, shape, args, run):
         return tg.cross_entropy(net(forest), forest.labels, ignore_index=NO_LABEL)
 
     run.say(f"{name}: {sum(p.size for p in net.parameters()):,} parameters")
-    training.fit(net, loss_of, batches, args, run, name, validate=lambda: score(net, dev)["roots"])
+    how = {"validate": lambda: score(net, dev)["roots"], "vocabulary": known}
+    training.fit(net, loss_of, batches, args, run, name, **how)
 
 
 def score(net, forests, sentiment=False):
@@ -201,8 +202,9 @@ def demo(args, run):
     for cell, learned in itertools.product(args.cells, args.trees):
         sizes = len(reader.words), len(reader.pieces), len(reader.labels)
         net = nets[cell, learned] = RecursiveNet(*sizes, cell, args.hidden_size, args.dropout)
-        train(f"{cell} {learned}", net, forests, learned, args, run)
-        tg.save(run.path(f"{cell}_{learned}.npz"), net.state_dict(), reader.known())
+        training.start_from(net, args, reader.known())
+        train(f"{cell} {learned}", net, forests, learned, reader.known(), args, run)
+        training.save_model(run, f"{cell}_{learned}", net, reader.known())
         for part, given in list(forests):
             if part != "train" and learned in ("gold", given):
                 shares = score(net, forests[part, given], reader.labels == SENTIMENT)
@@ -237,7 +239,8 @@ def together(args, parts, run):
 def saved_net(path, args):
     """The Reader and the net that a run has saved; CheckpointError or DataError if it is none."""
     saved = tg.load(path)
-    known, rows = saved.metadata, saved.get("words", np.zeros(0))
+    known, rows = saved.metadata.get("vocabulary"), saved.get("words", np.zeros(0))
+    known = known if isinstance(known, dict) else {}
     lists = [known.get(name) for name in ("words", "pieces", "labels")]
     is_net = rows.ndim == 2 and rows.shape[1] <= MOST_UNITS and all(map(is_vocabulary, lists))
     if not is_net or lists[0][0] != kit.UNKNOWN or lists[1][0] != kit.UNKNOWN:
@@ -330,7 +333,10 @@ def main(argv=None):
     p.add_argument("--hidden-size", type=kit.size, default=24, help="units of h and of x")
     p.add_argument("--dropout", type=kit.fraction, default=0.25, help="share of x and of h dropped")
     kit.training_flags(p, epochs=3, batch_size=50, lr=4e-3)
+    kit.resume_flags(p)
     args = p.parse_args(argv)
+    if args.init_from and len(args.cells) * len(args.trees) > 1:
+        p.error("--init-from is for one of --cells and one of --trees")
     if args.quick:
         args.limit, args.epochs, args.hidden_size = 200, 1, 8
         args.trees = ["gold", "left"]

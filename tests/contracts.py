@@ -351,11 +351,12 @@ def a_net():
     return recursive_nets.RecursiveNet(3, 2, 5, "RecNN", 4, 0.0)
 
 
-KNOWN = {
+VOCABULARY = {
     "words": [kit.UNKNOWN, "it", "is"],
     "pieces": [kit.UNKNOWN, "^it"],
     "labels": list("01234"),
 }
+KNOWN = {"vocabulary": VOCABULARY}
 
 
 def read_net(path):
@@ -372,7 +373,7 @@ def check_net(found):
 
 def read_start(path):
     net = a_net()
-    _training.start_from(net, SimpleNamespace(init_from=path), {"words": KNOWN["words"]})
+    _training.start_from(net, SimpleNamespace(init_from=path), {"words": VOCABULARY["words"]})
     return net
 
 
@@ -382,5 +383,5 @@ def check_start(net):
 
 
 ARRAYS = a_net().state_dict()
-STARTED = {"vocabulary": {"words": KNOWN["words"]}}
+STARTED = {"vocabulary": {"words": VOCABULARY["words"]}}
 LOADED = (kit.DataError, tg.CheckpointError)

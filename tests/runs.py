@@ -1,5 +1,7 @@
 """A small training run on the demos' kit, which can be stopped at any step."""
 
+from unittest import mock
+
 import numpy as np
 
 import tinygrad_rnn as tg
@@ -88,6 +90,30 @@ def stop_at(step):
             raise Stopped
 
     return before_step
+
+
+def goes_on(run, whole, parts, step, *flags):
+    """Whether a demo that is stopped in this step, and gone on with, ends like one that is not.
+
+    `run(folder, *flags)` runs it; compared are all the files that it leaves but METRICS.
+    """
+    real, steps = training.step_of, []
+
+    def step_of(*arguments):
+        steps.append(1)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    assert run(whole, *flags) == 0
+    with mock.patch.object(training, "step_of", step_of):
+        assert run(parts, *flags, "--save-every", "0") == 130
+    assert run(parts, *flags, "--save-every", "0", "--resume") == 0
+    ours, theirs = (
+        {path.name: path.read_bytes() for path in folder.iterdir()} for folder in (whole, parts)
+    )
+    left = [name for name in ours if not kit.CHECKPOINT.fullmatch(name) and name != kit.METRICS]
+    return len(left) > 0 and all(ours[name] == theirs[name] for name in left)
 
 
 def same(one, other):

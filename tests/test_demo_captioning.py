@@ -18,6 +18,7 @@ import tinygrad_rnn as tg
 from demos import _glyphs, _pictures
 from demos import _kit as kit
 from demos import captioning as demo
+from tests.runs import goes_on
 
 pytest.importorskip("matplotlib")
 VOCABULARY = kit.Vocabulary(["<end>", kit.UNKNOWN, "A", "B", "C"])
@@ -88,6 +89,13 @@ def test_the_test_part_has_no_part_in_any_choice(tmp_path):
         found.append((epochs, scores))
     (epochs, scores), (same, others) = found
     assert epochs == same and scores != others
+
+
+def test_a_run_goes_on(tmp_path, capsys):
+    flags = ["--data", npz(tmp_path / "own.npz", **own()), "--quiet", "--no-plot"]
+    assert goes_on(run, tmp_path / "a", tmp_path / "b", 3, *flags)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[: len(lines) // 2] == lines[len(lines) // 2 :]
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from demos import expression_roles as demo
 from demos._trees import REDUCE, Tree, branching, structure_of, words_of
+from tests.runs import goes_on
 
 
 @st.composite
@@ -58,6 +59,19 @@ def test_a_lone_label_is_refused(tmp_path, capsys):
     path.write_text("(1 (0 a) (0 b))\n" * 9)
     assert run(tmp_path / "out", "--data", str(path)) == 1
     assert capsys.readouterr().err.count("expected: two labels or more")
+
+
+def test_a_run_goes_on_and_begins_from_weights(tmp_path, capsys):
+    path = tmp_path / "trees.txt"
+    path.write_text("".join(f"({i % 2} (0 {'abc'[i % 3]}) (1 {'de'[i % 2]}))\n" for i in range(90)))
+    flags = ["--data", str(path), "--batch-size", "10"]
+    assert goes_on(run, tmp_path / "a", tmp_path / "b", demo.BAG_EPOCHS * 8 + 3, *flags)
+    whole, _, parts = np.array_split(capsys.readouterr().out.splitlines(), [4, 4])
+    assert [*whole] == [*parts]
+    still = ["--init-from", str(tmp_path / "a" / "model.npz"), "--lr", "1e-30"]
+    assert run(tmp_path / "c", *flags, *still) == 0
+    for name, w in tg.load(tmp_path / "c" / "model.npz").items():
+        np.testing.assert_array_equal(w, tg.load(tmp_path / "a" / "model.npz")[name])
 
 
 # ---- the exercise ----

@@ -17,6 +17,7 @@ from demos import _kit as kit
 from demos import _tree_pictures as pictures
 from demos import recursive_nets as demo
 from demos._trees import REDUCE
+from tests.runs import goes_on
 
 PACKAGE = Path(tg.__file__).parent  # Python that is always there
 WORDS = st.text("abcdefghij'\u00a0-", min_size=1, max_size=8)
@@ -96,7 +97,7 @@ def test_a_quick_run_on_a_treebank_leaves_its_files(treebank, tmp_path, capsys):
         assert len((tmp_path / f"out/{name}.csv").read_text().splitlines()) > demo.LENGTHS
     saved = tg.load(tmp_path / "out/RecNN_left.npz")
     assert saved["cell.U"].shape == (8, 8) and len(saved["words"]) == 7
-    assert sorted(saved.metadata["words"]) == [
+    assert sorted(saved.metadata["vocabulary"]["words"]) == [
         "<unknown>",
         "awful",
         "bad",
@@ -281,6 +282,25 @@ def test_saved_nets_are_tested_and_averaged(treebank, tmp_path, capsys):
     assert mean.split()[3:] == one.split()[1:]
 
 
+def test_a_run_goes_on_and_begins_from_weights(treebank, tmp_path, capsys):
+    flags = ["--data", treebank, "--cells", "RecNN", "--no-plot"]
+
+    def run_in(folder, *flags):
+        return run(folder.parent, *flags)
+
+    assert goes_on(run_in, tmp_path / "a/out", tmp_path / "b/out", 3, *flags)
+    lines = capsys.readouterr().out.splitlines()
+    first, parts = lines[: lines.index(lines[0], 1)], lines[lines.index(lines[0], 1) :]
+    assert parts[-len(first) :] == first
+    net = tmp_path / "a/out/RecNN_gold.npz"
+    flags += ["--trees", "gold", "--init-from", net, "--lr", 1e-30]
+    assert run(tmp_path / "c", *flags) == 0
+    for name, w in tg.load(tmp_path / "c/out/RecNN_gold.npz").items():
+        np.testing.assert_array_equal(w, tg.load(net)[name])
+    with pytest.raises(SystemExit):
+        run(tmp_path / "c", "--init-from", net)
+
+
 def test_the_rntn_is_that_of_the_package_for_a_tenth_of_t():
     ours, theirs = demo.RNTNCell(3), tg.nn.RNTNCell(3)
     ours.t.array = demo.noise(1.0, *ours.t.shape).astype(np.float32)  # so that it matters
@@ -370,8 +390,9 @@ def test_a_saved_net_has_a_number_for_what_is_unknown(name, tmp_path):
     net = demo.RecursiveNet(2, 2, 2, "RecNN", 4, 0.0)
     known = {"words": [kit.UNKNOWN, "a"], "pieces": [kit.UNKNOWN, "^a"], "labels": ["0", "1"]}
     args = argparse.Namespace(cells=["RecNN"], dropout=0.0)
-    tg.save(tmp_path / "net.npz", net.state_dict(), known)
+    tg.save(tmp_path / "net.npz", net.state_dict(), {"vocabulary": known})
     demo.saved_net(tmp_path / "net.npz", args)
-    tg.save(tmp_path / "net.npz", net.state_dict(), {**known, name: ["b", "c"]})
+    known[name] = ["b", "c"]
+    tg.save(tmp_path / "net.npz", net.state_dict(), {"vocabulary": known})
     with pytest.raises(kit.DataError, match=r"net\.npz is no net"):
         demo.saved_net(tmp_path / "net.npz", args)
