@@ -393,7 +393,7 @@ def begin_anew(folder):
     """Remove the checkpoints of a finished run; DataError if there are those of another."""
     lines = figures_of(folder)
     if any("claims" in line for line in lines):  # which `main` logs last
-        own = {prefix(line["label"]) for line in lines if is_epoch(line, line.get("label"))}
+        own = {prefix(str(line.get("label"))) for line in lines if "epoch" in line}
         for path, label in checkpoints_in(folder):
             if label in own:  # without the lines of their epochs nothing goes on from them
                 path.unlink()

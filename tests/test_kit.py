@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import sys
 from pathlib import Path
 
@@ -102,6 +103,21 @@ def test_what_a_killed_run_left_half_written_is_removed(tmp_path):
     (tmp_path / "model.npz").write_text("whole")
     kit.Run(settings(tmp_path)).metrics.close()
     assert sorted(path.name for path in tmp_path.iterdir()) == [kit.METRICS, "model.npz"]
+
+
+def test_whatever_the_metrics_of_a_finished_run_say_only_its_checkpoints_are_removed(tmp_path):
+    labels = ["a b", None, 3, ["x"], {}, "../c", "*", "a b/../../c"]
+    lines = [{"epoch": 1, "loss": 1.0, "label": label} for label in labels]
+    lines += [{"epoch": 1, "loss": 1.0}, {"label": "other"}, 5, {"claims": None}]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "c-000001.npz").write_text("elsewhere")
+    (tmp_path / "run" / kit.METRICS).write_text("\n".join(map(json.dumps, lines)) + "\n{")
+    for name in ["a_b-000001.npz", "a_b-1.npz", "a_b-000001.txt", "other-000001.npz", "a.npz"]:
+        (tmp_path / "run" / name).write_text("content")
+    kit.Run(settings(tmp_path / "run")).metrics.close()
+    left = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert left == ["a.npz", "a_b-000001.txt", "a_b-1.npz", kit.METRICS, "other-000001.npz"]
+    assert (tmp_path / "c-000001.npz").exists()
 
 
 @pytest.mark.parametrize("told", ["", "Unable to allocate 931. GiB"])

@@ -233,6 +233,7 @@ def writes_elsewhere(tree):
 ELSEWHERE = {  # (file, what it calls): why
     ("demos/_kit.py", "self.out.mkdir"): "--out itself",
     ("demos/_kit.py", "left.unlink"): "half a file of a run that was killed, in --out",
+    ("demos/_kit.py", "path.unlink"): "checkpoints of a finished run, in --out",
     ("demos/_kit.py", "path.open"): "the metrics, at self.path(METRICS)",
     ("demos/_training.py", "self.save"): "the next",
     ("demos/_training.py", "self.checkpoints.save"): "in --out, under the name of the training",
