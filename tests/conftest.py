@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -18,6 +19,12 @@ settings.register_profile("thorough", deadline=None, max_examples=2000, print_bl
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+def pytest_configure():
+    """Ctrl-C as in the foreground, where a shell has told it to be ignored: some tests send it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -50,6 +57,8 @@ def detect_anomaly(request):
 def no_collector():
     """Memory that comes back without the cyclic collector, or not at all."""
     gc.collect()
+    gc.freeze()  # what is there already: to count objects then does not take as long as the suite
     gc.disable()
     yield
     gc.enable()
+    gc.unfreeze()

@@ -139,6 +139,7 @@ GROWING = {
 }
 
 
+@pytest.mark.unwatched
 @pytest.mark.parametrize("name", GROWING)
 @pytest.mark.parametrize("backward", [False, True])
 def test_it_costs_as_much_per_node_whatever_the_size(name, backward):
@@ -147,6 +148,7 @@ def test_it_costs_as_much_per_node_whatever_the_size(name, backward):
         assert 2 * a < b <= 4.3 * a + 20
 
 
+@pytest.mark.unwatched
 @pytest.mark.parametrize("runs", ["one", "many"])
 def test_deferred_calls_cost_as_much_each_however_many(runs):
     """Run all together, or each as soon as it is made."""

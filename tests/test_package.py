@@ -34,6 +34,8 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tests/crowd.py": "one subject: what threads do beside each other",
     "tests/reliability.py": "one section of the page after the other",
     "tests/soak.py": "one subject: what must not grow",
+    "tests/test_checkpoints.py": "one subject: states go in and come out, whole or not at all",
+    "tests/test_training.py": "one subject: all the ways in which a run can be stopped",
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",
     "tests/test_engine.py": "one subject: the laws of recording and of the sweep",
     "tests/test_nn.py": "one subject: modules, layers and cells",

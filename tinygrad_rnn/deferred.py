@@ -238,6 +238,7 @@ def run() -> None:
     """Run every call that waits in this thread."""
     calls = [call for one in _here.waiting if (call := one()) is not None]
     _here.waiting.clear()
+    _here.forget_dropped()
     _here.running = True
     try:
         rooms: dict[Any, Rows] = {}
