@@ -114,6 +114,8 @@ VARIANTS = {
         lambda: tg.nn.Dropout(1.5),
         lambda: tg.nn.LSTM(2, 3, dropout=1.0),
         lambda: tg.nn.LSTM(2, 3, num_layers=0),
+        lambda: tg.binary_cross_entropy(np.float64(-0.1), 1.0),
+        lambda: tg.binary_cross_entropy(t(2, tracked=False) * 0.0, [1.0, 2.0]),
         lambda: tg.gradcheck(tg.tanh, [np.ones(2)], order=0),
         lambda: tg.gradcheck(tg.tanh, [np.ones(2)], eps=0.0),
     ],
@@ -162,6 +164,10 @@ def test_numpy_may_ask_for_the_shape(function):
 def test_a_function_of_numpy_takes_no_tensor_unseen(function):
     with pytest.raises(tg.DtypeError, match=r"numpy\.\w+: .*\n.*\n  hint: .*x\.numpy\(\)"):
         function(*[t(2)] * (2 if function is np.dot else 1))
+
+
+def test_nan_is_no_number_out_of_its_range():
+    assert np.isnan(tg.binary_cross_entropy([0.5, np.nan], [0.0, 1.0]))
 
 
 # ---- the family ---------------------------------------------------------------------------------

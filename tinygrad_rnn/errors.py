@@ -75,7 +75,7 @@ class NonFiniteError(TinygradRNNError, ArithmeticError):
 
 
 class SettingError(TinygradRNNError, ValueError):
-    """A setting out of its range: a rate, a size, a choice that is not offered."""
+    """A number out of its range, such as a rate, a size or a probability; a choice not offered."""
 
 
 class DeferredError(TinygradRNNError, RuntimeError):

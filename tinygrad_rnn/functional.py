@@ -8,7 +8,14 @@ import numpy as np
 
 from .arithmetic import log, softplus, where
 from .backend import backend_of
-from .errors import DtypeError, IndexRangeError, ShapeError, described, expect_number
+from .errors import (
+    DtypeError,
+    IndexRangeError,
+    SettingError,
+    ShapeError,
+    described,
+    expect_number,
+)
 from .linear import getitem, reshape, take_along_axis
 from .random import given_rng
 from .reductions import logsumexp, mean, sum
@@ -107,18 +114,43 @@ def mse(x, y):
 
 
 def binary_cross_entropy_with_logits(logits, targets):
-    """The mean of ``-t log p - (1 - t) log(1 - p)``, ``p = sigmoid(logits)``; never overflows."""
+    """The mean of ``-t log p - (1 - t) log(1 - p)``, ``p = sigmoid(logits)``; never overflows.
+
+    SettingError unless ``0 <= t <= 1``.
+    """
     name = "binary_cross_entropy_with_logits"
     logits, targets = _alike(name, logits=logits, targets=targets)
+    _expect_probabilities(name, "targets", targets, _LABELS)
     return mean(softplus(logits) - logits * targets)
 
 
 def binary_cross_entropy(p, targets):
-    """The mean of ``-t log p - (1 - t) log(1 - p)`` for probabilities; 0 log 0 counts as 0."""
-    p, targets = _alike("binary_cross_entropy", p=p, targets=targets)
+    """The mean of ``-t log p - (1 - t) log(1 - p)`` for probabilities; 0 log 0 counts as 0.
+
+    SettingError unless ``0 <= p <= 1`` and ``0 <= t <= 1``.
+    """
+    name = "binary_cross_entropy"
+    p, targets = _alike(name, p=p, targets=targets)
+    hint = "binary_cross_entropy_with_logits takes logits; sigmoid(x) makes probabilities of them"
+    _expect_probabilities(name, "p", p, hint)
+    _expect_probabilities(name, "targets", targets, _LABELS)
     yes = targets * log(where(targets == 0, 1.0, p))
     no = (1 - targets) * log(where(targets == 1, 1.0, 1 - p))
     return -mean(yes + no)
+
+
+_LABELS = "(t + 1) / 2 turns labels -1 and 1 into 0 and 1; ids of classes go to cross_entropy"
+
+
+def _expect_probabilities(name: str, argument: str, x: Any, hint: str) -> None:
+    """Raise SettingError if a number in ``x`` is below 0 or above 1; NaN is left to be seen."""
+    values = getattr(x, "array", x).real  # complex in the complex step of a gradcheck
+    outside = values[(values < 0) | (values > 1)]
+    if outside.size:
+        raise SettingError(
+            f"{name}: {argument}, {described(values)}, has {float(outside[0]):.6g} in it\n"
+            f"  expected: 0 <= {argument} <= 1\n  hint: {hint}"
+        )
 
 
 def _integers(name: str, argument: str, ids: Any) -> Any:
