@@ -7,6 +7,7 @@ import os
 import shutil
 import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,7 @@ def test_a_damaged_file_is_named_and_the_one_before_it_taken(tmp_path):
     with pytest.warns(UserWarning) as told:
         assert checkpoints.latest()["i"] == 1
     (message,) = [str(one.message) for one in told]
+    assert told[0].filename == __file__  # who called latest
     assert "checkpoint-000003.npz: it cannot be read" in message and "\n" not in message
     assert message.endswith("going on from " + str(tmp_path / "checkpoint-000002.npz"))
     checkpoints.save({"i": 7})  # under a number that no file had
@@ -329,15 +331,54 @@ def test_a_file_that_cannot_be_removed_does_not_stop_a_run(tmp_path, name, monke
     assert left == ["checkpoint-000000.npz", "checkpoint-000003.npz"]
 
 
-def test_a_run_before_is_kept_until_there_is_a_state_of_this_one(tmp_path):
-    three(tmp_path)
+def refused(checkpoints, before):
+    """That nothing is saved, with a hint, and nothing touched."""
+    folder = Path(checkpoints.folder)
+    for _ in range(2):
+        with pytest.raises(tg.CheckpointError, match="of a run before") as told:
+            checkpoints.save("mine", score=9.0)
+        assert str(folder) in str(told.value) and "hint: latest() goes on" in str(told.value)
+        assert files(folder) == before
+
+
+def test_a_run_before_is_gone_on_from_or_kept(tmp_path):
+    """Who forgets `latest` loses nothing."""
+    run = tg.Checkpoints(tmp_path, keep=1)
+    run.save("the best", score=1.0), run.save("the last", score=0.0)
     before = files(tmp_path)
+    checkpoints = tg.Checkpoints(tmp_path, keep=1)
+    refused(checkpoints, before)
+    assert checkpoints.best() == "the best"
+    refused(checkpoints, before)  # a look at the best is not to go on from the last
+    tg.Checkpoints(tmp_path, "another").save("mine")
+    assert checkpoints.latest() == "the last"
+    checkpoints.save("mine", score=0.5)
+    assert checkpoints.best() == "the best" and checkpoints.latest() == "mine"
+
+
+def test_a_run_before_of_which_no_file_is_whole_is_kept(tmp_path):
+    three(tmp_path)
+    for path in tmp_path.iterdir():
+        damaged(path)
+    before, checkpoints = files(tmp_path), tg.Checkpoints(tmp_path)
+    with pytest.raises(tg.CheckpointError, match="no file is whole"):
+        checkpoints.latest()
+    refused(checkpoints, before)
+
+
+def test_a_first_save_that_is_interrupted_once_its_file_is_there_is_no_run_before(
+    tmp_path, monkeypatch
+):
+    def save(*arguments, real=tg.checkpoints.save):
+        real(*arguments)
+        raise KeyboardInterrupt
+
     checkpoints = tg.Checkpoints(tmp_path)
-    with pytest.raises(tg.DtypeError):
-        checkpoints.save({"rng": np.random.default_rng()})
-    assert files(tmp_path) == before
-    checkpoints.save("mine")
-    assert set(files(tmp_path)) == {"checkpoint-000004.npz"}
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(tg.checkpoints, "save", save)
+        checkpoints.save(0)
+    checkpoints.save(1)
+    assert tg.Checkpoints(tmp_path).latest() == 1
 
 
 def test_labels_do_not_touch_each_other_nor_other_files(tmp_path):
@@ -350,7 +391,8 @@ def test_labels_do_not_touch_each_other_nor_other_files(tmp_path):
     with warnings.catch_warnings(action="error"):
         for name in names:
             assert tg.Checkpoints(tmp_path, name).latest()["i"] == 2
-    tg.Checkpoints(tmp_path, "a").save(None)
+    checkpoints = tg.Checkpoints(tmp_path, "a", keep=1)
+    checkpoints.latest(), checkpoints.save(None)
     left = {f"{name}-00000{i}.npz" for name in names[1:] for i in (1, 2, 3)}
     left |= {"a-1.npz", "a-000004.npz", ".b-000009.npz.saving-x"}
     assert set(files(tmp_path)) == left

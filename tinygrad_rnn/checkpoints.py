@@ -57,8 +57,8 @@ class Checkpoints:
 
     Dropout draws from the default generator: save ``tg.default_rng().bit_generator.state`` too.
     Each state is a file of its own, ``LABEL-000001.npz`` and so on; one program at a time may write
-    those of a label.  Those of a run before, if ``latest`` did not go on from them, are removed
-    once there is a state of this one.
+    those of a label.  Where there are those of a run before, ``save`` wants ``latest`` to have gone
+    on from them: nothing of theirs is removed by mistake.
     """
 
     def __init__(
@@ -79,20 +79,28 @@ class Checkpoints:
         expect_count("Checkpoints", "keep", keep)
         self.folder, self.label, self.keep = os.fspath(folder), label, keep
         os.makedirs(folder, exist_ok=True)
-        self._own: list[int] = []  # the numbers of the files of this run
+        # The numbers of the files of this run; None if it has neither begun nor gone on.
+        self._own: list[int] | None = None
         self._best: tuple[int, float] | None = None  # of them, and its score
 
     def save(self, state: Any, score: float | None = None) -> None:
         """Write the state to a file, whole; then remove those that are no longer kept.
 
-        ``score``, if there is one, says how good the model is: the higher the better.  DtypeError
-        for what cannot be saved, OSError if the disk refuses: then all is as it was.  Files that
-        cannot be removed are tried again after the next save.
+        ``score``, if there is one, says how good the model is: the higher the better.
+        CheckpointError if there are states of a run before from which ``latest`` has not gone on,
+        DtypeError for what cannot be saved, OSError if the disk refuses: then all is as it was.
+        Files that cannot be removed are tried again after the next save.
         """
-        score = None if score is None else _score(score)
+        on_disk, score = self._on_disk(), None if score is None else _score(score)
+        if self._own is None and on_disk:
+            raise CheckpointError(
+                f"Checkpoints.save: {self.folder} holds states of a run before, {self.label}-*.npz"
+                "\n  hint: latest() goes on from them; another folder, or label, begins anew"
+            )
+        self._own = self._own or []
         arrays: dict[str, Any] = {}
         layout = _taken_apart(state, "state", arrays)
-        number = 1 + max(self._on_disk(), default=0)
+        number = 1 + max(on_disk, default=0)
         best = self._best
         if score is not None and score > (best[1] if best else -math.inf):
             best = number, score
@@ -116,32 +124,35 @@ class Checkpoints:
         A file that is damaged is named in a warning, and the one before it is taken.
         CheckpointError if there are files and all are damaged.
         """
-        numbers, damaged = sorted(self._on_disk()), []
-        for i, number in reversed([*enumerate(numbers)]):
-            try:
-                state, self._best = self._read(number)
-            except (CheckpointError, OSError) as error:
-                damaged.append(f"{self._path(number)}: {_reason(error)}")
-                continue
-            for line in damaged:
-                warnings.warn(f"{line}; going on from {self._path(number)}", stacklevel=2)
-            self._own = numbers[: i + 1]
-            return state
-        if damaged:
-            raise CheckpointError(
-                "\n  ".join(["Checkpoints: no file is whole", *damaged])
-                + f"\n  hint: to begin anew, remove {self._path('*')}"
-            )
-        return None
+        state, self._best, self._own = self._newest()
+        return state
 
     def best(self) -> Any:
         """The state of the best score so far, the first of equals; None if none had a score.
 
         CheckpointError if its file is damaged, FileNotFoundError if somebody has removed it.
         """
-        if not self._own:
-            self.latest()
-        return None if self._best is None else self._read(self._best[0])[0]
+        best = self._newest()[1] if self._own is None else self._best
+        return None if best is None else self._read(best[0])[0]
+
+    def _newest(self) -> tuple[Any, tuple[int, float] | None, list[int]]:
+        """The newest state that is whole, the best up to it, and the files up to it by number."""
+        numbers, damaged = sorted(self._on_disk()), []
+        for i, number in reversed([*enumerate(numbers)]):
+            try:
+                state, best = self._read(number)
+            except (CheckpointError, OSError) as error:
+                damaged.append(f"{self._path(number)}: {_reason(error)}")
+                continue
+            for line in damaged:
+                warnings.warn(f"{line}; going on from {self._path(number)}", stacklevel=3)
+            return state, best, numbers[: i + 1]
+        if damaged:
+            raise CheckpointError(
+                "\n  ".join(["Checkpoints: no file is whole", *damaged])
+                + f"\n  hint: to begin anew, remove {self._path('*')}"
+            )
+        return None, None, []
 
     def _read(self, number: int) -> tuple[Any, tuple[int, float] | None]:
         """The state in a file, and which was the best when it was written."""
@@ -168,7 +179,7 @@ class Checkpoints:
 
     def _tidy(self) -> None:
         """Remove the files of this label that are not kept, and what a kill left half written."""
-        kept = {*self._own, *([self._best[0]] if self._best else [])}
+        kept = {*(self._own or []), *([self._best[0]] if self._best else [])}
         with suppress(OSError):  # what is left is found again the next time
             names = [self._path(number) for number in self._on_disk() if number not in kept]
             names += [os.path.join(self.folder, found[0]) for found in self._matches(_HALF_WRITTEN)]
