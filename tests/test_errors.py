@@ -4,6 +4,7 @@ The messages themselves, whole, are in `ERRORS.md`, and `test_golden_errors.py` 
 """
 
 import ast
+import operator
 from pathlib import Path
 
 import numpy as np
@@ -104,6 +105,9 @@ VARIANTS = {
         lambda: tg.optim.SGD([t(3)], lr=0.1).load_state_dict([1]),
         lambda: tg.nn.Linear(2.5, 3),
         lambda: hooked(lambda g: g.array),
+        lambda: operator.iadd(t(2), 1.0),
+        lambda: operator.imul(t(2), np.ones(2)),
+        lambda: operator.itruediv(t(2), t(2)),
     ],
     tg.IndexRangeError: [
         lambda: t(2, 3)[np.array([0, 2])],
@@ -183,6 +187,19 @@ def test_a_list_is_an_operand_like_any_other():
     x = tg.tensor([1.0, 2.0])
     assert (x + [1.0, 2.0]).array.tolist() == [2.0, 4.0]
     assert (x @ [1.0, 2.0]).item() == ([1.0, 2.0] @ x).item() == 5.0
+
+
+def test_what_is_no_parameter_may_be_added_up_in_a_name():
+    x = t(2)
+    for start in (t(2, tracked=False), x * 2.0):
+        total, before = start, start.array.copy()
+        total += x
+        total -= 3.0
+        total *= x
+        total /= 2.0
+        assert (total.array == ((before + x.array) - 3.0) * x.array / 2.0).all()
+        assert (start.array == before).all()
+        assert total.requires_grad
 
 
 def test_large_values_are_described_not_printed():

@@ -11,7 +11,7 @@ import numpy as np
 from . import arithmetic, linear, products, reductions
 from .backend import backend_for, backend_of
 from .backward import backward, gathered
-from .engine import TensorCore, Watch, leaf, outdate
+from .engine import TensorCore, Watch, expect_no_mask, leaf, outdate
 from .errors import DtypeError, NotTrackedError, ShapeError, described, explained
 
 __all__ = ["Tensor", "tensor"]
@@ -27,6 +27,8 @@ def tensor(
     """
     if isinstance(data, TensorCore):
         data = data.array
+    if isinstance(data, np.ndarray):
+        expect_no_mask("tensor(data)", data)
     if hasattr(data, "dtype"):
         array = data.astype(dtype or data.dtype)  # always a copy
     else:
@@ -361,6 +363,31 @@ class Tensor(TensorCore):
 
     def __getitem__(self, index: Any) -> Tensor:
         return linear.getitem(self, index)
+
+    # An assignment such as loss += x gives the name a new Tensor; a parameter has to stay itself.
+
+    def __iadd__(self, other: Any) -> Tensor:
+        return self._reassigned("+=")
+
+    def __isub__(self, other: Any) -> Tensor:
+        return self._reassigned("-=")
+
+    def __imul__(self, other: Any) -> Tensor:
+        return self._reassigned("*=")
+
+    def __itruediv__(self, other: Any) -> Tensor:
+        return self._reassigned("/=")
+
+    def _reassigned(self, symbol: str) -> Any:
+        """NotImplemented, so that Python takes ``+`` for ``+=``; DtypeError for a tracked leaf."""
+        if self.requires_grad and self.is_leaf:
+            raise DtypeError(
+                f"p {symbol} x: p, {described(self.array)}, is a leaf with requires_grad=True\n"
+                f"  {symbol} would make a new Tensor and leave the parameter as it is\n"
+                "  hint: an optimizer of tg.optim moves it, or p.array = p.array - lr *"
+                " p.grad.array; a sum begins with loss = loss + x"
+            )
+        return NotImplemented
 
     # Comparisons are about values alone: they give plain arrays.
 
