@@ -22,10 +22,17 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
 
     PyTorch's factor is ``max_norm / (norm + 1e-6)``; a ``max_norm`` of inf only measures.  The
     parameters may come with their names, from ``named_parameters()``.  Raises NonFiniteError naming
-    the first parameter whose gradient is not finite, SettingError unless ``max_norm > 0``; nothing
-    is then changed.
+    the first parameter whose gradient is not finite, SettingError unless ``max_norm > 0`` and there
+    are parameters; nothing is then changed.
     """
-    if not max_norm > 0:
+    try:
+        fits = bool(max_norm > 0)
+    except TypeError as error:
+        raise DtypeError(
+            f"clip_grad_norm_: max_norm is {described(max_norm)}\n  expected: a number above 0\n"
+            "  hint: inf measures and clips nothing"
+        ) from error
+    if not fits:
         raise SettingError(
             f"clip_grad_norm_: max_norm {max_norm}\n  expected: max_norm > 0\n"
             "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
@@ -62,7 +69,7 @@ def expect_finite(caller: str, name: str, g: Any) -> None:
 
 
 def named(caller: str, parameters: Any) -> list[tuple[str, Tensor]]:
-    """The parameters with their names; one that comes alone is named by its place."""
+    """The parameters with their names, one at least; one without a name is named by its place."""
     if isinstance(parameters, Tensor):
         raise DtypeError(f"{caller}: the parameters are one Tensor\n  hint: pass [parameter]")
     if not isinstance(parameters, Iterable):
@@ -78,4 +85,10 @@ def named(caller: str, parameters: Any) -> list[tuple[str, Tensor]]:
                 f"{caller}: {name} is {described(x)}\n  expected: a Tensor, or (name, Tensor)\n"
                 "  hint: model.parameters()"
             )
+    if not pairs:
+        raise SettingError(
+            f"{caller}: there are no parameters\n"
+            "  hint: Module.parameters() lists the Tensors with requires_grad=True in attributes; a"
+            " generator is empty once it has been read, a list is not"
+        )
     return pairs

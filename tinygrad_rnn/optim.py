@@ -340,11 +340,6 @@ def _parts_of_grad(x: Tensor) -> list[Any]:
 def _leaves(caller: str, parameters: Parameters) -> list[tuple[str, Tensor]]:
     """The parameters with their names, found to be tracked leaves, each there once."""
     pairs = named(caller, parameters)
-    if not pairs:
-        raise SettingError(
-            f"{caller}: there are no parameters\n"
-            "  hint: Module.parameters() lists the Tensors with requires_grad=True in attributes"
-        )
     first_names: dict[int, str] = {}
     for name, x in pairs:
         if not x.requires_grad or not x.is_leaf:
