@@ -357,3 +357,30 @@ def test_a_leaf_that_has_changed_is_told_with_the_line_that_read_it():
 def test_a_decorator_without_parentheses_is_refused(wrong):
     with pytest.raises(tg.DtypeError, match=r"hint: a decorator has parentheses"):
         tg.detect_anomaly(wrong)
+
+
+def test_an_operation_that_writes_to_its_argument_does_not_pass_the_gradient_check():
+    @tg.op(x=lambda g: g * 3)
+    def tripled(x):
+        x *= 3
+        return x
+
+    with pytest.raises(tg.GradcheckError, match=r"func writes to inputs\[0\]"):
+        tg.gradcheck(tripled, [np.array([1.0, 2.0])])
+
+
+HIDING = {
+    "masked": lambda: np.ma.array([3.0, 4.0], mask=[False, True]),
+    "matrix": lambda: np.asmatrix([[3.0, 4.0]]),
+}
+
+
+@pytest.mark.parametrize("kind", HIDING)
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_arrays_that_compute_in_another_way_are_refused(kind):
+    w, x = tg.tensor([1.0, 2.0], requires_grad=True), HIDING[kind]()
+    for use in (lambda: w * x, lambda: x + w, lambda: tg.mse(w, x), lambda: tg.tensor(x)):
+        with pytest.raises(
+            tg.DtypeError, match=r"expected: a plain array\n.*\n?.*hint: np\.asarray"
+        ):
+            use()

@@ -403,8 +403,8 @@ def op(
                     x = x.array
                 else:
                     nodes.append(None)
-                    if type(x) is not ndarray and isinstance(x, np.generic):
-                        x = x.item()  # beside a Tensor, a number like any other
+                    if type(x) is not ndarray:
+                        x = operand(x, name)
                 values.append(x)
             try:
                 y = forward(*(args if kind is None else values))
@@ -468,6 +468,27 @@ def op(
         return public
 
     return differentiable
+
+
+def operand(x: Any, name: str) -> Any:
+    """``x``, which is no plain array, as an operation takes it; DtypeError for what hides entries.
+
+    A NumPy scalar is, beside a Tensor, a number like any other.
+    """
+    if isinstance(x, np.generic):
+        return x.item()
+    if isinstance(x, ndarray):
+        expect_no_mask(name, x)
+    return x
+
+
+def expect_no_mask(name: str, x: ndarray) -> None:
+    """Raise DtypeError if ``x`` is one of NumPy's arrays that compute in another way."""
+    if hasattr(x, "mask") or isinstance(x, np.matrix):
+        raise DtypeError(
+            f"{name}: an argument is {type(x).__name__} {x.shape}\n  expected: a plain array\n"
+            "  hint: np.asarray(x) of a matrix; x.filled(0.0) of a masked array, and where(mask, ...)"
+        )
 
 
 def with_arrays(y: Any, name: str) -> Any:

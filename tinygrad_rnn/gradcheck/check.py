@@ -157,8 +157,16 @@ class _Check:
 
     def call(self, leaves: Sequence[Tensor]) -> list[Tensor]:
         """The outputs of the function at these leaves."""
+        before = [x.array.copy() for x in leaves]
         with self.at(leaves):
             y = self.func() if self.closes_over else self.func(*leaves)
+        for i, (x, values) in enumerate(zip(leaves, before, strict=True)):
+            if not np.array_equal(x.array, values, equal_nan=True):
+                raise GradcheckError(
+                    f"gradcheck: func writes to {self._name(i)}\n"
+                    "  expected: that it leaves its arguments as they are\n"
+                    "  hint: y = x * 3 makes a new array, where x *= 3 writes to the one it is given"
+                )
         ys = list(y) if isinstance(y, (tuple, list)) else [y]
         tensors = [one for one in ys if isinstance(one, Tensor)]
         if not tensors:
