@@ -379,8 +379,6 @@ HIDING = {
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_arrays_that_compute_in_another_way_are_refused(kind):
     w, x = tg.tensor([1.0, 2.0], requires_grad=True), HIDING[kind]()
-    for use in (lambda: w * x, lambda: x + w, lambda: tg.mse(w, x), lambda: tg.tensor(x)):
-        with pytest.raises(
-            tg.DtypeError, match=r"expected: a plain array\n.*\n?.*hint: np\.asarray"
-        ):
+    for use in (lambda: w * x, lambda: x + w, lambda: tg.tensor(x)):
+        with pytest.raises(tg.DtypeError, match=r"expected: a plain array(\n.*)*hint: np\.asarray"):
             use()

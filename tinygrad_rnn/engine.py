@@ -487,7 +487,7 @@ def expect_no_mask(name: str, x: ndarray) -> None:
     if hasattr(x, "mask") or isinstance(x, np.matrix):
         raise DtypeError(
             f"{name}: an argument is {type(x).__name__} {x.shape}\n  expected: a plain array\n"
-            "  hint: np.asarray(x) of a matrix; x.filled(0.0) of a masked array, and where(mask, ...)"
+            "  hint: np.asarray(x) of a matrix; of a masked array x.filled(0.0), and where"
         )
 
 
