@@ -105,6 +105,8 @@ VARIANTS = {
         lambda: tg.optim.SGD([t(3)], lr=0.1).load_state_dict([1]),
         lambda: tg.nn.Linear(2.5, 3),
         lambda: hooked(lambda g: g.array),
+        lambda: tg.cross_entropy([0, 3], t(2, 5)),
+        lambda: tg.nll(np.eye(5, dtype=int)[:2], t(2, 5)),
         lambda: operator.iadd(t(2), 1.0),
         lambda: operator.imul(t(2), np.ones(2)),
         lambda: operator.itruediv(t(2), t(2)),

@@ -74,7 +74,7 @@ def _picked_mean(name, scores, targets, ignore_index, log_totals):
 
     Of all log-probabilities only the targets' are worked out: that saves passes over (..., V).
     """
-    targets = _integers(name, "targets", targets)
+    targets = _integers(name, "targets", targets, _hint_for_classes(name, scores, targets))
     if not scores.shape:
         raise ShapeError(
             f"{name}: values ()\n  expected: (..., V), a score for each of V classes\n"
@@ -83,7 +83,7 @@ def _picked_mean(name, scores, targets, ignore_index, log_totals):
     if targets.shape != scores.shape[:-1]:
         hint = "classes are on the last axis; targets are ids, one for each row of scores"
         if targets.shape == scores.shape:
-            hint = "targets are ids, not one-hot rows: targets.argmax(-1)"
+            hint = _ONE_HOT
         elif targets.shape == scores.shape[:1] + scores.shape[2:]:
             hint = "classes are on the last axis, not on axis 1: moveaxis(values, 1, -1)"
         raise ShapeError(
@@ -104,6 +104,18 @@ def _picked_mean(name, scores, targets, ignore_index, log_totals):
     if count != targets.size:
         losses = where(counted, losses, 0.0)
     return sum(losses) / (count or 1)
+
+
+_ONE_HOT = "targets are ids, not one-hot rows: targets.argmax(-1)"
+
+
+def _hint_for_classes(name: str, scores: Any, targets: Any) -> str:
+    """What mends ``targets`` that are no integers."""
+    if not hasattr(scores, "dtype") or scores.dtype.kind in "iu":
+        return f"the arguments look swapped: {name}"
+    if getattr(targets, "shape", None) == scores.shape:
+        return _ONE_HOT
+    return _TO_INT
 
 
 def mse(x, y):
@@ -153,7 +165,10 @@ def _expect_probabilities(name: str, argument: str, x: Any, hint: str) -> None:
         )
 
 
-def _integers(name: str, argument: str, ids: Any) -> Any:
+_TO_INT = "ids count rows; use .astype(int)"
+
+
+def _integers(name: str, argument: str, ids: Any, hint: str = _TO_INT) -> Any:
     """``ids`` as an integer array; DtypeError if they are not integers."""
     ids = getattr(ids, "array", ids)
     if not hasattr(ids, "dtype"):
@@ -166,7 +181,6 @@ def _integers(name: str, argument: str, ids: Any) -> Any:
                 "  hint: pad the rows with an id that is kept for that, or take them one by one"
             ) from error
     if ids.dtype.kind not in "iu":
-        hint = "ids count rows; use .astype(int)"
         if ids.dtype.kind in "US":
             hint = "map words to ids first, [ids[word] for word in words]"
         raise DtypeError(
