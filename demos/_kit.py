@@ -16,6 +16,7 @@ import math
 import os
 import re
 import shlex
+import signal
 import stat
 import sys
 import time
@@ -70,10 +71,10 @@ def main(demo, args):
         told = error.args[0] if isinstance(error, tg.TinygradRNNError) else str(error)
         print(f"error: {told or 'not enough memory'}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:  # with the number of the signal, if it was not Ctrl-C
         hint = f"; go on with {go_on(args)}" if "resume" in args else ""
         print(f"stopped{hint}", file=sys.stderr)
-        return 130
+        return 128 + (*stop.args, signal.SIGINT)[0]
     run.say(f"files in {args.out}: {', '.join(run.files)}")
     run.say(f"seed {args.seed}, {minutes:.1f} minutes on {cores} cores")
     for claim, seen in claims.items():

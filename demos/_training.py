@@ -2,7 +2,7 @@
 
 `fit` trains a model.  `Training` is where it stands: all that decides how it goes on.  With
 `resume_flags` a `Keeper` writes that to a checkpoint every minute, after every epoch, and when the
-user presses Ctrl-C.
+user presses Ctrl-C or the system asks the program to end (SIGTERM).
 """
 
 import itertools
@@ -20,6 +20,7 @@ import numpy as np
 import tinygrad_rnn as tg
 from demos import _kit as kit
 
+ASK_TO_STOP = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
 MOST_TEXT = 4_000_000  # bytes of a vocabulary; `tg.save` takes little more beside the arrays
 
 
@@ -210,13 +211,13 @@ class Training:
 class Keeper:
     """What keeps the checkpoints of a run, if its demo has `resume_flags`; else it does nothing.
 
-    Within it the first Ctrl-C only asks for a stop, which comes after the step, when all parts of
-    the state belong together; the second stops at once.
+    Within it the first Ctrl-C, or SIGTERM, only asks for a stop, which comes after the step, when
+    all parts of the state belong together; the second stops at once.
     """
 
     def __init__(self, now, args, run, label):
         self.now, self.args, self.run, self.label = now, args, run, label
-        self.checkpoints, self.stopping, self.next_save = None, False, math.inf
+        self.checkpoints, self.stopping, self.next_save = None, None, math.inf
         if "resume" in args:
             size = len(json.dumps(now.vocabulary))
             if size > MOST_TEXT:  # which is better told before the training than after it
@@ -268,26 +269,26 @@ class Keeper:
             ) from error
         self.next_save = time.monotonic() + self.args.save_every
         if self.stopping:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.stopping)
 
     def __enter__(self):
         # Elsewhere than in the main thread Python has no signals, and who ignores Ctrl-C, as nohup
         # does, or has a handler of their own, keeps it.
-        ours = threading.current_thread() is threading.main_thread()
-        ours = ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        self.handles = bool(self.checkpoints) and ours
-        if self.handles:
-            signal.signal(signal.SIGINT, self.asked)
+        ours = self.checkpoints and threading.current_thread() is threading.main_thread()
+        handlers = ASK_TO_STOP.items() if ours else ()
+        self.handled = [number for number, usual in handlers if signal.getsignal(number) == usual]
+        for number in self.handled:
+            signal.signal(number, self.asked)
         return self
 
     def __exit__(self, *_):
-        if self.handles:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in self.handled:
+            signal.signal(number, ASK_TO_STOP[number])
 
-    def asked(self, *_):
+    def asked(self, number, _):
         """What the first Ctrl-C does."""
-        self.stopping = True
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.stopping = number
+        self.__exit__()
         # Not print: the signal may have come in the middle of one.
         os.write(2, b"\nstopping after this step; Ctrl-C again stops at once, without saving\n")
 

@@ -19,10 +19,11 @@ def test_runs_killed_at_random_instants_end_with_the_same_bits():
     assert found["files damaged by a kill"] == 0
 
 
-LONGER = ("--epochs", "12", "--save-every", "0.05")  # so that it does not end before Ctrl-C
+LONGER = ("--epochs", "12", "--save-every", "0.05")  # so that it does not end before the signal
 
 
-def test_ctrl_c_ends_with_the_command_that_goes_on_to_the_same_bits(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_asks_to_stop_is_told_the_command_that_goes_on_to_the_same_bits(number, tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "a folder"
     whole.mkdir(), parts.mkdir()
     assert kills.ended(kills.start(whole, *LONGER))[:2] == (0, "")
@@ -30,10 +31,10 @@ def test_ctrl_c_ends_with_the_command_that_goes_on_to_the_same_bits(tmp_path):
     while not list(parts.glob("out/training-*.npz")):
         assert process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     code, err, _ = kills.ended(process)
     asked, told = err.strip().splitlines()
-    assert code == 130 and asked.startswith("stopping after this step")
+    assert code == 128 + number and asked.startswith("stopping after this step")
     saved = tg.Checkpoints(parts / "out", "training").latest()
     assert saved["figures"]["share"] < 1
     python, *command = shlex.split(told.removeprefix("stopped; go on with "))

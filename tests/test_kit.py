@@ -3,8 +3,10 @@
 import io
 import itertools
 import json
+import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
+from demos import __main__ as demos
 from demos import _kit as kit
 from tests.runs import settings
 
@@ -135,3 +138,19 @@ def test_characters_that_a_terminal_lacks_are_escaped(tmp_path, monkeypatch):
     assert kit.main(lambda args, run: print("x\u2032"), settings(tmp_path)) == 0
     terminal.flush()
     assert terminal.buffer.getvalue().startswith(b"x\\u2032\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stop_is_meant_for_all_demos(number, tmp_path, monkeypatch, capsys):
+    """Told by the exit code that a shell gives to who ends by this signal."""
+    ran = []
+
+    def stopped(args, run):
+        ran.append(1)
+        raise KeyboardInterrupt(number)
+
+    one = SimpleNamespace(main=lambda argv: kit.main(stopped, settings(tmp_path)))
+    monkeypatch.setattr(demos, "demo", lambda name: one)
+    monkeypatch.setattr(demos.gradcheck, "main", lambda argv: 0)
+    assert demos.main(["main"]) == 128 + number and ran == [1]
+    assert "what was shown" not in capsys.readouterr().out

@@ -393,16 +393,23 @@ def test_nothing_is_half_loaded(part, tmp_path):
     assert flat(now.saved()) == flat(saved)
 
 
-# ---- Ctrl-C ----
+# ---- Ctrl-C and SIGTERM ----
+
+ASKS = [signal.SIGINT, signal.SIGTERM]
 
 
-def press(step, times=1):
-    """What presses Ctrl-C in the middle of that step."""
+def as_usual():
+    """Whether signals are handled as in a program that says nothing of them."""
+    return [*map(signal.getsignal, ASKS)] == [signal.default_int_handler, signal.SIG_DFL]
+
+
+def press(step, *numbers):
+    """What presses Ctrl-C, or sends these signals, in the middle of that step."""
 
     def before_step(i):
         if i == step:
-            for _ in range(times):
-                os.kill(os.getpid(), signal.SIGINT)
+            for number in numbers or [signal.SIGINT]:
+                os.kill(os.getpid(), number)
 
     return before_step
 
@@ -414,15 +421,16 @@ def test_ctrl_c_saves_after_the_step_and_the_run_goes_on_bit_by_bit(step, tmp_pa
     assert "stopping after this step" in capfd.readouterr().err
     saved = tg.Checkpoints(tmp_path, "training").latest()
     assert len(saved["losses"]) == step + 1
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert as_usual()
     assert same(train(settings(tmp_path, "--resume")), whole)
 
 
-def test_a_second_ctrl_c_stops_at_once_and_leaves_what_was_saved_before(tmp_path, whole):
+@pytest.mark.parametrize("first", ASKS)
+def test_a_second_ctrl_c_stops_at_once_and_leaves_what_was_saved_before(first, tmp_path, whole):
     with pytest.raises(KeyboardInterrupt):
-        train(settings(tmp_path), press(6, times=2))
+        train(settings(tmp_path), press(6, first, signal.SIGINT))
     assert len(tg.Checkpoints(tmp_path, "training").latest()["losses"]) == 4
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert as_usual()
     assert same(train(settings(tmp_path, "--resume")), whole)
 
 
@@ -434,17 +442,18 @@ def test_a_run_without_checkpoints_stops_at_once(tmp_path):
     assert begun == [0, 1, 2] and not list(tmp_path.glob("*.npz"))
 
 
-def test_who_handles_ctrl_c_otherwise_goes_on_to(tmp_path, whole):
+@pytest.mark.parametrize("number", ASKS)
+def test_who_handles_a_signal_otherwise_goes_on_to(number, tmp_path, whole):
     told = []
     for name, handler in {"own": lambda *_: told.append(1), "none": signal.SIG_IGN}.items():
-        old = signal.signal(signal.SIGINT, handler)
+        old = signal.signal(number, handler)
         try:
-            ended = train(settings(tmp_path / name), press(2))
-            assert signal.getsignal(signal.SIGINT) == handler and same(ended, whole)
+            ended = train(settings(tmp_path / name), press(2, number))
+            assert signal.getsignal(number) == handler and same(ended, whole)
         except KeyboardInterrupt:
             pytest.fail("the handler of before was not asked")
         finally:
-            signal.signal(signal.SIGINT, old)
+            signal.signal(number, old)
     assert told == [1]
 
 
