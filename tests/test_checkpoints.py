@@ -444,6 +444,19 @@ def test_a_score_is_a_number(tmp_path, score):
 def test_a_folder_is_named(folder):
     with pytest.raises(tg.DtypeError, match=r"folder is (.*\n)+  hint: "):
         tg.Checkpoints(folder)
+    with pytest.raises(FileNotFoundError):
+        tg.Checkpoints("")  # not the current folder
+
+
+def test_a_folder_stays_where_it_is(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    checkpoints = tg.Checkpoints("run", keep=1)
+    checkpoints.save(0)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    checkpoints.save(1)
+    assert checkpoints.latest() == 1 and list(files(tmp_path / "run")) == ["checkpoint-000002.npz"]
+    assert not files(tmp_path / "elsewhere")
 
 
 def test_a_state_may_not_hold_itself(tmp_path):

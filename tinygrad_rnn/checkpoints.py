@@ -77,7 +77,8 @@ class Checkpoints:
                 " to keep the third, keep=3"
             )
         expect_count("Checkpoints", "keep", keep)
-        self.folder, self.label, self.keep = os.fspath(folder), label, keep
+        # A program may change its current folder.
+        self.folder, self.label, self.keep = os.path.abspath(folder), label, keep
         os.makedirs(folder, exist_ok=True)
         # The numbers of the files of this run; None if it has neither begun nor gone on.
         self._own: list[int] | None = None
