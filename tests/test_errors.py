@@ -176,6 +176,39 @@ def test_nan_is_no_number_out_of_its_range():
     assert np.isnan(tg.binary_cross_entropy([0.5, np.nan], [0.0, 1.0]))
 
 
+SIZES = {  # of every layer, the arguments that are a size
+    **dict.fromkeys(["RNN", "LSTM", "GRU"], "input_size hidden_size"),
+    **dict.fromkeys(["RNNCell", "LSTMCell", "GRUCell"], "input_size hidden_size"),
+    **dict.fromkeys(["LayerNormLSTMCell", "PeepholeLSTMCell"], "input_size hidden_size"),
+    **dict.fromkeys(["RecursiveCell", "TreeLSTMCell"], "input_size hidden_size"),
+    **dict.fromkeys(["JordanCell", "ElmanJordanCell"], "input_size hidden_size output_size"),
+    "ChildSumTreeLSTMCell": "input_size hidden_size",
+    "RNTNCell": "hidden_size",
+    "AdditiveAttention": "query_size key_size hidden_size",
+    "MultiplicativeAttention": "query_size key_size",
+    "DotAttention": "size",
+    "CRF": "tags",
+    "Conv1d": "in_channels out_channels kernel_size",
+    "Embedding": "num_embeddings embedding_dim",
+    "LayerNorm": "size",
+    "Linear": "in_features out_features",
+}
+
+
+def test_every_layer_with_a_size_is_asked():
+    assert set(tg.nn.__all__) - set(SIZES) == {"Dropout", "Module", "Recurrent"}
+
+
+@pytest.mark.parametrize("layer", SIZES)
+def test_a_wrong_size_is_told_by_layer_and_argument(layer):
+    names = SIZES[layer].split()
+    for name in names:
+        for wrong in (-4, 4.0, "4", None):
+            sizes = dict.fromkeys(names, 3) | {name: wrong}
+            with pytest.raises((tg.SettingError, tg.DtypeError), match=f"^{layer}: {name} is "):
+                getattr(tg.nn, layer)(**sizes)
+
+
 # ---- the family ---------------------------------------------------------------------------------
 
 

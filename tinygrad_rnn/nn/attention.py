@@ -28,7 +28,7 @@ from ..errors import DtypeError, ShapeError, described
 from ..linear import swapaxes
 from ..random import given_rng
 from ..reductions import softmax
-from .layers import uniform
+from .layers import expect_sizes, uniform
 from .module import Module
 
 __all__ = ["AdditiveAttention", "Attention", "DotAttention", "Memory", "MultiplicativeAttention"]
@@ -62,6 +62,7 @@ class Attention(Module):
     """
 
     def __init__(self, query_size: int, key_size: int) -> None:
+        expect_sizes(self, query_size=query_size, key_size=key_size)
         self.query_size, self.key_size = query_size, key_size
 
     def forward(self, query: Any, keys: Any, lengths: Any = None) -> tuple[Any, Any]:
@@ -147,6 +148,7 @@ class AdditiveAttention(Attention):
         rng: np.random.Generator | None = None,
     ) -> None:
         super().__init__(query_size, key_size)
+        expect_sizes(self, hidden_size=hidden_size)
         rng = given_rng(rng)
         self.hidden_size = hidden_size
         self.weight_query = uniform(rng, query_size, hidden_size, query_size)
@@ -171,6 +173,7 @@ class DotAttention(Attention):
     """
 
     def __init__(self, size: int) -> None:
+        expect_sizes(self, size=size)
         super().__init__(size, size)
 
     def scores(self, query: Any, projected: Any) -> Any:

@@ -31,7 +31,7 @@ from ..errors import DtypeError, SettingError, ShapeError, described
 from ..fused import lstm_gates
 from ..linear import broadcast_to, split
 from ..random import given_rng
-from .layers import affine, constant, normalised, uniform
+from .layers import affine, constant, expect_sizes, normalised, uniform
 from .module import Module
 
 __all__ = [
@@ -65,6 +65,7 @@ class Cell(Module):
         learn_initial: bool = False,
         rng: np.random.Generator | None = None,
     ) -> None:
+        expect_sizes(self, input_size=input_size, hidden_size=hidden_size)
         rng = given_rng(rng)
         H, rows = hidden_size, self.blocks * hidden_size
         self.input_size, self.hidden_size = input_size, hidden_size

@@ -14,7 +14,7 @@ from ..linear import getitem, scatter
 from ..random import given_rng
 from ..reductions import logsumexp
 from ..structure import Structure
-from .layers import uniform
+from .layers import expect_sizes, uniform
 from .module import Module
 
 __all__ = ["CRF"]
@@ -34,6 +34,7 @@ class CRF(Module):
     """
 
     def __init__(self, tags: int, rng: np.random.Generator | None = None) -> None:
+        expect_sizes(self, tags=tags)
         rng = given_rng(rng)
         self.start, self.end = uniform(rng, tags, tags), uniform(rng, tags, tags)
         self.transitions = uniform(rng, tags, tags, tags)

@@ -13,7 +13,7 @@ from ..arithmetic import sigmoid, tanh
 from ..random import given_rng
 from ..reductions import softmax
 from .cells import Cell
-from .layers import affine, uniform
+from .layers import affine, expect_sizes, uniform
 
 __all__ = ["ElmanJordanCell", "JordanCell"]
 
@@ -62,6 +62,8 @@ class JordanCell(Cell):
         rng: np.random.Generator | None = None,
     ) -> None:
         self._choice("output", output, _OUTPUTS)
+        sizes = {"input_size": input_size, "hidden_size": hidden_size}
+        expect_sizes(self, **sizes, output_size=output_size)
         rng = given_rng(rng)
         H = hidden_size
         self.input_size, self.hidden_size, self.output_size = input_size, H, output_size

@@ -18,6 +18,12 @@ from .module import Module
 __all__ = ["Conv1d", "Dropout", "Embedding", "LayerNorm", "Linear"]
 
 
+def expect_sizes(layer: Module, **sizes: Any) -> None:
+    """Raise DtypeError or SettingError unless the sizes of a layer are integers, 0 at least."""
+    for argument, size in sizes.items():
+        expect_count(type(layer).__name__, argument, size, 0)
+
+
 def affine(x: Any, weight: Any, bias: Any) -> Any:
     """``x W^T + b`` for a row, or rows, ``x``; without ``b`` if ``bias`` is None."""
     y = x @ weight.T
@@ -32,8 +38,6 @@ def normalised(x: Any, eps: float = 1e-5) -> Any:
 
 def uniform(rng: np.random.Generator, fan: int, *shape: int) -> Tensor:
     """A float32 parameter, uniform between -1/sqrt(fan) and 1/sqrt(fan): PyTorch's choice."""
-    for side in shape:
-        expect_count("a parameter", "a size", side, 0)
     bound = 1 / max(fan, 1) ** 0.5
     return tensor(rng.uniform(-bound, bound, shape), np.float32, requires_grad=True)
 
@@ -56,6 +60,7 @@ class Linear(Module):
         bias: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:
+        expect_sizes(self, in_features=in_features, out_features=out_features)
         rng = given_rng(rng)
         self.in_features, self.out_features = in_features, out_features
         self.weight = uniform(rng, in_features, out_features, in_features)
@@ -86,6 +91,7 @@ class Embedding(Module):
     def __init__(
         self, num_embeddings: int, embedding_dim: int, rng: np.random.Generator | None = None
     ) -> None:
+        expect_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         table = given_rng(rng).standard_normal((num_embeddings, embedding_dim))
         self.weight = tensor(table, np.float32, requires_grad=True)
@@ -112,6 +118,8 @@ class Conv1d(Module):
         bias: bool = True,
         rng: np.random.Generator | None = None,
     ) -> None:
+        sizes = {"in_channels": in_channels, "out_channels": out_channels}
+        expect_sizes(self, **sizes, kernel_size=kernel_size)
         rng = given_rng(rng)
         self.stride, self.padding, self.dilation = stride, padding, dilation
         fan = in_channels * kernel_size
@@ -130,6 +138,7 @@ class LayerNorm(Module):
     """
 
     def __init__(self, size: int, eps: float = 1e-5, bias: bool = True) -> None:
+        expect_sizes(self, size=size)
         self.size, self.eps = size, eps
         self.weight = constant(1.0, size)
         self.bias = constant(0.0, size) if bias else None

@@ -26,6 +26,7 @@ from ..rows import read
 from ..structure import Structure, as_index
 from ..tensor import Tensor
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, parts_of_state
+from .layers import expect_sizes
 from .module import Module
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
@@ -90,6 +91,7 @@ class Recurrent(Module):
         rng: np.random.Generator | None = None,
         **settings: Any,
     ) -> None:
+        expect_sizes(self, input_size=input_size, hidden_size=hidden_size)
         name = type(self).__name__
         expect_count(name, "num_layers", num_layers)
         expect_number(name, "dropout", dropout, 1.0, "dropout is the part that is dropped")

@@ -22,7 +22,7 @@ from ..linear import concatenate, reshape, split, transpose
 from ..random import given_rng
 from ..reductions import sum
 from .cells import LSTMCell
-from .layers import affine, uniform
+from .layers import affine, expect_sizes, uniform
 from .module import Module
 
 __all__ = ["ChildSumTreeLSTMCell", "RNTNCell", "RecursiveCell", "TreeLSTMCell"]
@@ -44,6 +44,7 @@ class RecursiveCell(Module):
     def __init__(
         self, input_size: int, hidden_size: int, rng: np.random.Generator | None = None
     ) -> None:
+        expect_sizes(self, input_size=input_size, hidden_size=hidden_size)
         rng, D, H = given_rng(rng), input_size, hidden_size
         self.input_size, self.hidden_size = D, H
         self.V, self.U, self.W = (uniform(rng, H, H, n) for n in (D, H, H))
@@ -69,6 +70,7 @@ class RNTNCell(Module):
     """
 
     def __init__(self, hidden_size: int, rng: np.random.Generator | None = None) -> None:
+        expect_sizes(self, hidden_size=hidden_size)
         rng, H = given_rng(rng), hidden_size
         self.input_size = self.hidden_size = H
         self.T = uniform(rng, 4 * H * H, H, 2 * H, 2 * H)
@@ -109,6 +111,7 @@ class TreeLSTMCell(Module):
         arity: int = 2,
         rng: np.random.Generator | None = None,
     ) -> None:
+        expect_sizes(self, input_size=input_size, hidden_size=hidden_size)
         rng, H = given_rng(rng), hidden_size
         if arity < 1:
             raise ShapeError(
