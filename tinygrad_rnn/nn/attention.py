@@ -112,7 +112,10 @@ class Attention(Module):
         lengths = getattr(lengths, "array", lengths)
         steps = np.asarray(backend_of(lengths).to_host(lengths))
         if steps.shape != (B,):
-            raise self._misfit("lengths", steps, f"(batch={B},)", "one length for each source")
+            hint = "one length for each source"
+            if steps.dtype.kind == "b":
+                hint = "a mask has to be counted, mask.sum(1)"
+            raise self._misfit("lengths", steps, f"(batch={B},)", hint)
         if steps.dtype.kind not in "iu":
             name = type(self).__name__
             raise DtypeError(

@@ -31,7 +31,7 @@ from ..errors import DtypeError, SettingError, ShapeError, described
 from ..fused import lstm_gates
 from ..linear import broadcast_to, split
 from ..random import given_rng
-from .layers import affine, constant, expect_sizes, normalised, uniform
+from .layers import affine, constant, expect_sizes, hint_for_rows, normalised, uniform
 from .module import Module
 
 __all__ = [
@@ -133,6 +133,7 @@ class Cell(Module):
         shape: tuple[int, ...] = getattr(x, "shape", ())
         if len(shape) not in (1, 2) or shape[-1] != self.input_size:
             hint = f"one row of {self.input_size} numbers for each example, an array or a Tensor"
+            hint = hint_for_rows(x, self.input_size, hint)
             if len(shape) == 2 and shape[0] == self.input_size:
                 hint = _SWAPPED.format("x")
             elif len(shape) == 3:

@@ -24,6 +24,16 @@ def expect_sizes(layer: Module, **sizes: Any) -> None:
         expect_count(type(layer).__name__, argument, size, 0)
 
 
+def hint_for_rows(x: Any, size: int, otherwise: str) -> str:
+    """What mends an ``x`` whose last axis is not the ``size`` that a layer was made for."""
+    shape, dtype = getattr(x, "shape", ()), getattr(x, "dtype", None)
+    if dtype is not None and dtype.kind in "iu":
+        return "integers: embed them first, nn.Embedding makes a row of numbers of each id"
+    if shape and shape[-1] != size and size not in shape:
+        return f"made for {size} input{'s' * (size != 1)}, x has {shape[-1]}"
+    return otherwise
+
+
 def affine(x: Any, weight: Any, bias: Any) -> Any:
     """``x W^T + b`` for a row, or rows, ``x``; without ``b`` if ``bias`` is None."""
     y = x @ weight.T
@@ -70,6 +80,7 @@ class Linear(Module):
         shape: tuple[int, ...] = getattr(x, "shape", ())
         if shape[-1:] != (self.in_features,):
             hint = f"this layer was made for rows of {self.in_features} numbers"
+            hint = hint_for_rows(x, self.in_features, hint)
             if isinstance(x, tuple):
                 hint = "a state (h, c) or a pair (output, state) is no Tensor, pass its first part"
             elif len(shape) == 2 and shape[0] == self.in_features:

@@ -26,7 +26,7 @@ from ..rows import read
 from ..structure import Structure, as_index
 from ..tensor import Tensor
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, parts_of_state
-from .layers import expect_sizes
+from .layers import expect_sizes, hint_for_rows
 from .module import Module
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
@@ -152,7 +152,11 @@ class Recurrent(Module):
         for i, one in enumerate(x):
             shape: tuple[int, ...] = getattr(one, "shape", ())
             if len(shape) != 2 or shape[-1] != self.input_size or not shape[0]:
-                raise self._misfit(f"x[{i}]", one, expected, "leave empty sequences out")
+                hint = "an array or a Tensor for each sequence; ids are embedded first"
+                if shape[:1] == (0,):
+                    hint = "leave empty sequences out"
+                hint = hint_for_rows(one, self.input_size, hint)
+                raise self._misfit(f"x[{i}]", one, expected, hint)
         if not x:
             raise self._misfit("x", x, expected, "there should be one at least")
         steps = np.array([one.shape[0] for one in x])
@@ -231,6 +235,7 @@ class Recurrent(Module):
             hint = "there should be at least one step and one sequence"
         elif self.input_size in shape:
             hint = f"the input is the last axis, not axis {shape.index(self.input_size)}"
+        hint = hint_for_rows(x, self.input_size, hint)
         raise self._misfit("x", x, f"({axes}, input_size={self.input_size})", hint)
 
     def _checked_lengths(self, lengths: Any, T: int, B: int) -> np.ndarray:
@@ -238,9 +243,12 @@ class Recurrent(Module):
         lengths = getattr(lengths, "array", lengths)
         steps = np.asarray(backend_of(lengths).to_host(lengths))
         if steps.dtype.kind not in "iu":
+            hint = "lengths count steps; use .astype(int)"
+            if steps.ndim == 2:
+                hint = f"a mask has to be counted, mask.sum({steps.shape[0] == B:d})"
             raise DtypeError(
                 f"{type(self).__name__}: lengths is {described(steps)}\n"
-                f"  expected: integers (batch={B},)\n  hint: lengths count steps; use .astype(int)"
+                f"  expected: integers (batch={B},)\n  hint: {hint}"
             )
         if steps.shape != (B,):
             hint = "one length for each sequence"
@@ -261,13 +269,15 @@ class Recurrent(Module):
         batch = "" if B is None else f"batch={B}, "
         states = parts_of_state(type(self).__name__, list(self.cell_class.states), state)
         for name, h in zip(self.cell_class.states, states, strict=True):
-            got = getattr(h, "shape", ())
+            got: tuple[int, ...] = getattr(h, "shape", ())
             if got != expected:
                 hint = f"{name} is left out together with all of the state, or not at all"
                 if isinstance(h, tuple) and len(states) == 1:
                     hint = f"pass {name} alone; only the state of an LSTM is a pair (h, c)"
                 elif got == (B, K, H):
                     hint = "axes 0 and 1 look swapped; the batch is axis 1, also with batch_first"
+                elif B is not None and len(got) == 3 and (got[0], got[2]) == (K, H):
+                    hint = f"the batch changed from {got[1]} to {B}; begin with None, or cut it"
                 elif len(got) == 3 and got[1:] == expected[1:]:
                     each = "a layer and direction" if self.bidirectional else "a layer"
                     hint = f"{name} has a row for {each}, of which there are {K}"
