@@ -50,7 +50,8 @@ def check_finite(loss):
         raise Diverged(f"training diverged: the loss is {loss}; try a smaller --lr")
 
 
-EXPECTED = (DataError, Diverged, tg.NonFiniteError, tg.CheckpointError, OSError, MemoryError)
+EXPECTED = (DataError, Diverged, OSError, MemoryError)
+EXPECTED += (tg.NonFiniteError, tg.CheckpointError, tg.SettingError)
 
 
 def main(demo, args):
@@ -418,7 +419,7 @@ def where_it_stands(folder, label):
     try:
         with warnings.catch_warnings(action="ignore"):  # of those that are not
             steps = len(tg.Checkpoints(folder, label).latest()["losses"])
-    except (tg.TinygradRNNError, TypeError, LookupError):
+    except (tg.CheckpointError, TypeError, LookupError):
         return f"{label}: no checkpoint can be read"
     return f"{label}: after {steps:,} steps"
 

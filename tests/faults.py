@@ -50,8 +50,9 @@ def bits(value):
 
 
 def files(folder):
-    """What is in a folder: {name: bytes}."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    """What is in a folder but locks: {name: bytes}."""
+    paths = [path for path in folder.iterdir() if path.is_file() and path.suffix != ".lock"]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 def sample(n, most):
@@ -293,7 +294,7 @@ def training(most):
                     code, err, *_ = run_of(runs.settings(folder, "--save-every", "0"))
                 told = code == 1 and err.startswith("error: [Errno ") and err.count("\n") == 1
                 told = told and str(folder / "training-") in err and err.endswith(" --resume\n")
-                half = list(folder.glob(".*"))
+                half = list(folder.glob(".*.saving-*"))
                 yield f"{kind} at this write", told and not half and goes_on(folder)
         for k in sample(runs.STEPS - 3, most):
             folder = Path(place, f"damaged {k}")

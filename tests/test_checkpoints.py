@@ -5,6 +5,8 @@ import inspect
 import json
 import os
 import shutil
+import subprocess
+import sys
 import textwrap
 import warnings
 from pathlib import Path
@@ -58,8 +60,9 @@ def assert_same(a, b):
 
 
 def files(folder):
-    """What is in a folder: {name: bytes}."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """What is in a folder but locks: {name: bytes}."""
+    paths = [path for path in folder.iterdir() if path.suffix != ".lock"]
+    return {path.name: path.read_bytes() for path in paths}
 
 
 @given(states)
@@ -136,8 +139,7 @@ def test_the_best_outlives_the_last(tmp_path):
     run = tg.Checkpoints(tmp_path, keep=1)
     for number, score in enumerate([1.0, 3.0, 2.0, 0.0], 1):
         run.save(number, score)
-    names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == ["checkpoint-000002.npz", "checkpoint-000004.npz"]
+    assert sorted(files(tmp_path)) == ["checkpoint-000002.npz", "checkpoint-000004.npz"]
 
 
 def test_the_program_in_the_docstring_ends_with_the_same_bits(tmp_path, monkeypatch):
@@ -327,7 +329,7 @@ def test_a_file_that_cannot_be_removed_does_not_stop_a_run(tmp_path, name, monke
         checkpoints.save(1)
     assert tg.Checkpoints(tmp_path).latest() == 1 and (tmp_path / "checkpoint-000001.npz").exists()
     checkpoints.save(2)
-    left = sorted(path.name for path in tmp_path.iterdir())
+    left = sorted(path.name for path in tmp_path.glob("*.npz"))
     assert left == ["checkpoint-000000.npz", "checkpoint-000003.npz"]
 
 
@@ -379,6 +381,42 @@ def test_a_first_save_that_is_interrupted_once_its_file_is_there_is_no_run_befor
         checkpoints.save(0)
     checkpoints.save(1)
     assert tg.Checkpoints(tmp_path).latest() == 1
+
+
+WRITER = """
+import sys
+import tinygrad_rnn as tg
+checkpoints = tg.Checkpoints(sys.argv[1])
+checkpoints.latest(), checkpoints.save("theirs", score=1.0)
+print("saved", flush=True)
+input()
+"""
+
+
+def test_of_two_programs_the_second_is_refused(tmp_path):
+    """Until the first is no more, however it ended; it may look at the best."""
+    program = [sys.executable, "-c", WRITER, str(tmp_path)]
+    checkpoints = tg.Checkpoints(tmp_path)
+    with subprocess.Popen(program, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as first:
+        try:
+            assert first.stdout.readline() == b"saved\n"
+            before = files(tmp_path)
+            with pytest.raises(tg.SettingError, match="another program is writing"):
+                checkpoints.latest()
+            with pytest.raises(tg.SettingError, match="another program is writing"):
+                checkpoints.save("mine", score=2.0)
+            assert checkpoints.best() == "theirs" and files(tmp_path) == before
+            tg.Checkpoints(tmp_path, "another").save("mine")
+        finally:
+            first.kill()
+    assert checkpoints.latest() == "theirs"
+    second = tg.Checkpoints(tmp_path)  # in one program they are its own affair
+    assert second.latest() == "theirs"
+    del second
+    quick = {"input": b"\n", "capture_output": True}
+    assert b"another program" in subprocess.run(program, **quick).stderr
+    del checkpoints
+    assert subprocess.run(program, **quick).returncode == 0
 
 
 def test_labels_do_not_touch_each_other_nor_other_files(tmp_path):

@@ -93,12 +93,24 @@ def test_a_disk_that_refuses_is_one_line_with_the_name_of_the_file(tmp_path, cap
     assert capsys.readouterr().err == told
 
 
-def test_an_error_of_the_package_is_told_without_a_place_in_the_demo(tmp_path, capsys):
+@pytest.mark.parametrize("kind", [tg.CheckpointError, tg.SettingError])
+def test_an_error_of_the_package_is_told_without_a_place_in_the_demo(kind, tmp_path, capsys):
     def demo(args, run):
-        raise tg.CheckpointError("no\n  hint: yes")
+        raise kind("no\n  hint: yes")
 
     assert kit.main(demo, settings(tmp_path)) == 1
     assert capsys.readouterr().err == "error: no\n  hint: yes\n"
+
+
+def test_a_run_that_another_program_is_writing_is_not_called_damaged(tmp_path, monkeypatch, capsys):
+    def latest(self):
+        raise tg.SettingError("another program is writing")
+
+    (tmp_path / "training-000001.npz").write_text("of the other")
+    monkeypatch.setattr(tg.Checkpoints, "latest", latest)
+    assert kit.main(lambda args, run: None, settings(tmp_path)) == 1
+    assert capsys.readouterr().err == "error: another program is writing\n"
+    assert (tmp_path / "training-000001.npz").exists()
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -56,9 +57,10 @@ class Checkpoints:
             }, score=-loss.item())
 
     Dropout draws from the default generator: save ``tg.default_rng().bit_generator.state`` too.
-    Each state is a file of its own, ``LABEL-000001.npz`` and so on; one program at a time may write
-    those of a label.  Where there are those of a run before, ``save`` wants ``latest`` to have gone
-    on from them: nothing of theirs is removed by mistake.
+    Each state is a file of its own, ``LABEL-000001.npz`` and so on.  From ``latest`` or the first
+    ``save`` on, as long as this object lives, no other program may have those of its label.  Where
+    there are those of a run before, ``save`` wants ``latest`` to have gone on from them: nothing of
+    theirs is removed by mistake.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Checkpoints:
         os.makedirs(folder, exist_ok=True)
         # The numbers of the files of this run; None if it has neither begun nor gone on.
         self._own: list[int] | None = None
+        self._lock: _Lock | None = None
         self._best: tuple[int, float] | None = None  # of them, and its score
 
     def save(self, state: Any, score: float | None = None) -> None:
@@ -89,9 +92,11 @@ class Checkpoints:
 
         ``score``, if there is one, says how good the model is: the higher the better.
         CheckpointError if there are states of a run before from which ``latest`` has not gone on,
-        DtypeError for what cannot be saved, OSError if the disk refuses: then all is as it was.
-        Files that cannot be removed are tried again after the next save.
+        SettingError if another program is writing them, DtypeError for what cannot be saved,
+        OSError if the disk refuses: then all is as it was.  Files that cannot be removed are tried
+        again after the next save.
         """
+        self._claim()
         on_disk, score = self._on_disk(), None if score is None else _score(score)
         if self._own is None and on_disk:
             raise CheckpointError(
@@ -123,8 +128,10 @@ class Checkpoints:
         """The newest state that is whole, from which this run now goes on; None if there is none.
 
         A file that is damaged is named in a warning, and the one before it is taken.
-        CheckpointError if there are files and all are damaged.
+        CheckpointError if there are files and all are damaged, SettingError if another program is
+        writing them.
         """
+        self._claim()
         state, self._best, self._own = self._newest()
         return state
 
@@ -170,6 +177,16 @@ class Checkpoints:
 
     # ---- files ----
 
+    def _claim(self) -> None:
+        """Have the files of this label; SettingError if another program has them."""
+        try:
+            self._lock = self._lock or _lock(os.path.join(self.folder, f".{self.label}.lock"))
+        except BlockingIOError as error:
+            raise SettingError(
+                f"Checkpoints: another program is writing {self.label!r} in {self.folder}\n"
+                "  hint: wait until it has ended; or another folder, or label"
+            ) from error
+
     def _path(self, number: int | str) -> str:
         name = f"{number:06}" if isinstance(number, int) else number
         return os.path.join(self.folder, f"{self.label}-{name}.npz")
@@ -192,6 +209,35 @@ class Checkpoints:
         """What in the folder has a name of this label with this ending."""
         pattern = re.compile(rf"\.?{re.escape(self.label)}-{ending}")
         return (found for name in os.listdir(self.folder) if (found := pattern.fullmatch(name)))
+
+
+class _Lock:
+    """The right to a file that a process has while this lives."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+_LOCKS: WeakValueDictionary[str, _Lock] = WeakValueDictionary()  # of this process, by path
+
+
+def _lock(path: str) -> _Lock | None:
+    """The lock of this process on a file; BlockingIOError if another has it; None without locks."""
+    if path not in _LOCKS:
+        try:
+            import fcntl  # which Windows lacks
+
+            lock = _Lock(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            fcntl.lockf(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except (ImportError, OSError):  # a folder that can only be read, a disk that has no locks
+            return None
+        return _LOCKS.setdefault(path, lock)
+    return _LOCKS[path]
 
 
 _HALF_WRITTEN = r"\d{6,}\.npz\.saving-.*"  # as ``save`` names it; its process is no more
