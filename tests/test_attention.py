@@ -172,6 +172,7 @@ def test_what_does_not_fit_is_refused(kind):
         (query, keys[..., :2], None, "key_size=3"),
         (query, keys[:, :0], None, "keys is"),
         (query, keys, lengths[:1], "one length for each source"),
+        (query, keys, np.ones((2, 4), bool), "mask.sum(1)"),
         (query, keys, [0, 2], "lengths[0] is int 0"),
         (query, keys, [2, 5], "1 <= length <= steps=4"),
     ]

@@ -246,6 +246,15 @@ def test_large_values_are_described_not_printed():
     assert len(str(caught.value)) < 400
 
 
+def test_a_value_that_cannot_be_shown_is_described_by_its_class():
+    class Shy:
+        def __repr__(self):
+            raise RuntimeError("no")
+
+    with pytest.raises(tg.DtypeError, match="parameter 0 is Shy\n"):
+        tg.optim.SGD([Shy()], lr=0.1)
+
+
 # ---- axes ---------------------------------------------------------------------------------------
 
 AXES = {

@@ -136,9 +136,11 @@ def expect_number(
     try:
         fits = bool(0 <= value < below)
     except TypeError as error:
+        hint = "float(text) makes one of a text"
+        if callable(value):
+            hint = "a schedule is called, optimizer.lr = lr * schedule(step)"
         raise DtypeError(
-            f"{name}: {argument} is {described(value)}\n  expected: a number\n"
-            "  hint: float(text) makes one of a text"
+            f"{name}: {argument} is {described(value)}\n  expected: a number\n  hint: {hint}"
         ) from error
     if not fits:
         hint = hint or f"the docstring has the formula in which {argument} stands"
@@ -159,7 +161,12 @@ def described(value: object) -> str:
         return f"{kind} ({', '.join(map(described, value))})"
     if callable(value) and hasattr(value, "__qualname__"):
         return f"{kind} {value.__qualname__}"
-    return f"{kind} {value!r:.60}".partition("\n")[0]
+    try:
+        return f"{kind} {value!r:.60}".partition("\n")[0]
+    except (
+        Exception
+    ):  # the body of __repr__ is the user's, and what is wrong with it another matter
+        return kind
 
 
 _CAUSES: dict[str, tuple[type[TinygradRNNError], str, str]] = {

@@ -18,12 +18,17 @@ from weakref import ref
 __all__: list[str] = []
 
 _OURS = "tinygrad_rnn"
-_BETWEEN = ("contextlib", "copy", "functools")  # whose frames stand between ours and the user's
+_BETWEEN = ("contextlib", "copy", "functools", "numpy")  # between our frames and the user's
 
 
 @cache
 def _is_ours(module: str) -> bool:
     return module.split(".", 1)[0] == _OURS
+
+
+@cache
+def _is_between(module: str) -> bool:
+    return module.split(".", 1)[0] in _BETWEEN
 
 
 def _frames() -> Iterator[tuple[FrameType, str]]:
@@ -54,7 +59,7 @@ class Place:
                 scope = _SCOPES.get(frame.f_code.co_qualname)
                 if scope is not None:
                     self.scopes[:0] = scope(frame.f_locals)
-            elif not self.line and module not in _BETWEEN:
+            elif not self.line and not _is_between(module):
                 self.line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
                 self.function = frame.f_code.co_name
 
@@ -95,7 +100,7 @@ class Place:
 def caller() -> str:
     """File and line of the user's call that this package is working on."""
     for frame, module in _frames():
-        if module not in _BETWEEN and not _is_ours(module):
+        if not _is_between(module) and not _is_ours(module):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
     return "an unknown line"
 
