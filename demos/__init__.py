@@ -9,10 +9,13 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy is imported, 
 
 
 def _quiet(kind, error, trace):
-    """What Python does with an error that nothing caught: of Ctrl-C, one line and no traceback."""
+    """What Python does with an error that nothing caught: of Ctrl-C, one line and no traceback.
+
+    Of output that nobody reads any more, as after `| head`, nothing.
+    """
     if issubclass(kind, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
-    else:
+    elif not issubclass(kind, BrokenPipeError):
         sys.__excepthook__(kind, error, trace)
 
 

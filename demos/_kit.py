@@ -67,6 +67,8 @@ def main(demo, args):
             claims = demo(args, run) or {}
             minutes, cores = (time.monotonic() - begun) / 60, os.cpu_count()
             run.log(minutes=minutes, cores=cores, claims=claims)
+    except BrokenPipeError:  # nobody reads what is printed
+        raise
     except EXPECTED as error:
         # The place that errors of the package add to their message is in the demo, not of its user.
         told = error.args[0] if isinstance(error, tg.TinygradRNNError) else str(error)
@@ -459,7 +461,7 @@ class Progress:
     def __init__(self, run, label):
         self.run, self.label, self.bar = run, label, None
         self.next_line = time.monotonic() + PLAIN_LINE_EVERY
-        if sys.stdout.isatty() and not run.quiet:
+        if not run.quiet and sys.stdout and sys.stdout.isatty():
             try:
                 from tqdm import tqdm
             except ImportError:

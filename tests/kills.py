@@ -25,10 +25,10 @@ TEXT = "".join(random.Random(0).choices("abcdef ", k=1500))
 TRAINS = "parameters: "  # begins the line that is printed when training begins
 
 
-def start(folder, *flags):
-    """A process that runs the demo, with its files in `folder`."""
+def start(folder, *flags, before=()):
+    """A process that runs the demo, with its files in `folder`; `before` is what comes first."""
     (folder / "text.txt").write_text(TEXT)
-    command = [sys.executable, "-m", "demos.char_lm", *FLAGS.split(), *flags]
+    command = [*before, sys.executable, "-m", "demos.char_lm", *FLAGS.split(), *flags]
     command += ["--data", str(folder / "text.txt"), "--out", str(folder / "out")]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=ROOT, **pipes)

@@ -44,6 +44,20 @@ def test_who_asks_to_stop_is_told_the_command_that_goes_on_to_the_same_bits(numb
     assert kills.weights(parts) == kills.weights(whole)
 
 
+def test_output_that_nobody_reads_ends_a_run_quietly(tmp_path):
+    process = kills.start(tmp_path, *LONGER)
+    kills.until_it_trains(process)
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait() == 1
+    process.stderr.close()
+
+
+def test_a_run_needs_no_output(tmp_path):
+    process = kills.start(tmp_path, before=["sh", "-c", 'exec "$@" >&-', "sh"])
+    assert kills.ended(process) == (0, "", "")
+    assert len(kills.weights(tmp_path))
+
+
 @pytest.mark.parametrize("module", ["demos", "demos.char_lm"])
 def test_ctrl_c_while_python_imports_shows_no_traceback(module, tmp_path):
     command = [sys.executable, "-v", "-m", module, "char_lm"]
