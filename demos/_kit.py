@@ -303,7 +303,8 @@ class Run:
         if not more:
             begin_anew(self.out)
         for left in self.out.glob(".*.saving-*"):  # half a file, of a run that was killed
-            left.unlink()
+            if not CHECKPOINT.match(left.name[1:]):  # whose, and when, `tg.Checkpoints` knows
+                left.unlink()
         path = self.path(METRICS)
         cut_short = more and path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
         self.metrics = path.open("a" if more else "w", encoding="utf-8")
