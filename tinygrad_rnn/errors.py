@@ -163,9 +163,7 @@ def described(value: object) -> str:
         return f"{kind} {value.__qualname__}"
     try:
         return f"{kind} {value!r:.60}".partition("\n")[0]
-    except (
-        Exception
-    ):  # the body of __repr__ is the user's, and what is wrong with it another matter
+    except Exception:  # what fails in its __repr__ must not take the place of this message
         return kind
 
 

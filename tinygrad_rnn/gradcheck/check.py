@@ -165,7 +165,8 @@ class _Check:
                 raise GradcheckError(
                     f"gradcheck: func writes to {self._name(i)}\n"
                     "  expected: that it leaves its arguments as they are\n"
-                    "  hint: y = x * 3 makes a new array, where x *= 3 writes to the one it is given"
+                    "  hint: y = x * 3 makes a new array, where x *= 3 writes to the one it is"
+                    " given"
                 )
         ys = list(y) if isinstance(y, (tuple, list)) else [y]
         tensors = [one for one in ys if isinstance(one, Tensor)]
@@ -227,7 +228,15 @@ class _Check:
     def _operations(self) -> set[str]:
         """The names of the recorded operations; GradcheckError if they do not lead to an input."""
         leaves = [tensor(x, requires_grad=True) for x in self.xs]
-        roots = [y.node for y, _ in self.terms(1, leaves) if y.node is not None]
+        ys = [y for y, _ in self.terms(1, leaves)]
+        for y in ys:
+            if not np.isfinite(y.array).all():
+                raise GradcheckError(
+                    f"gradcheck: func is not finite there: {described(y.array)} with NaN or"
+                    " infinity\n"
+                    "  hint: inputs where func has a value and slopes, log(x) where x > 0"
+                )
+        roots = [y.node for y in ys if y.node is not None]
         graph = _graph(roots)
         if graph.isdisjoint(x.node for x in leaves):
             raise GradcheckError(
@@ -259,7 +268,8 @@ class _Check:
         again, zero, thrice = self.engine(k), self.engine(k, 0.0), self.engine(k, -3.0)
         for i, g in enumerate(engine):
             if not np.array_equal(again[i], g, equal_nan=True):
-                self._fail(k, i, None, "two runs differ: does func draw random numbers?")
+                hint = "in func, give it a generator with a fixed seed, np.random.default_rng(0)."
+                self._fail(k, i, None, "two runs differ: does func draw random numbers?", hint=hint)
             if np.isfinite(g).all() and np.any(zero[i] != 0):
                 self._fail(k, i, None, "a zero cotangent gives a gradient that is not zero")
             rounding = (
@@ -353,6 +363,7 @@ class _Check:
         reason: str | None,
         engine: float | None = None,
         numeric: float | None = None,
+        hint: str = "is the derivative in the docstring, or an argument missing?",
     ) -> None:
         name = getattr(self.func, "__name__", type(self.func).__name__)
         name = name if name.isidentifier() else "func"  # a lambda
@@ -364,8 +375,10 @@ class _Check:
             lines.append(f"  engine  {engine!r}")
             lines.append(f"  numeric {numeric!r}   ({self.used})")
             lines.append(f"  difference {engine - numeric:.3e}")
-        hint = "is the derivative in the docstring, or an argument missing?  To see it again:"
-        lines += [f"  hint: {hint}", *("    " + line for line in self._reproduction(name, k))]
+        lines += [
+            f"  hint: {hint}  To see it again:",
+            *("    " + line for line in self._reproduction(name, k)),
+        ]
         raise GradcheckError("\n".join(lines), **self._where(k, i, entry, engine, numeric))
 
     def _reproduction(self, name: str, k: int) -> list[str]:
