@@ -143,6 +143,7 @@ REFUSED = [
     (nn.GRU(D, H), ([np.zeros((5, 7))],), ["GRU: x[0]", "made for 2 inputs, x has 7"]),
     (nn.GRUCell(D, H), (np.zeros((5, 7)),), ["GRUCell: x is", "made for 2 inputs, x has 7"]),
     (nn.LSTM(D, H), (x345, (h234[:1, :3],) * 2), ["LSTM: h is", "changed from 3 to 4"]),
+    (nn.GRU(D, H), (x345[0], h234[:1]), ["GRU: h is float64 (1, 4, 3)", "h[:, 0]"]),
     (nn.GRU(D, H), (x345, None, np.ones((5, 4), bool)), ["lengths is bool", "mask.sum(0)"]),
     (
         nn.GRU(D, H, batch_first=True),

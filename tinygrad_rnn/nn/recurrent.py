@@ -276,7 +276,9 @@ class Recurrent(Module):
                     hint = f"pass {name} alone; only the state of an LSTM is a pair (h, c)"
                 elif got == (B, K, H):
                     hint = "axes 0 and 1 look swapped; the batch is axis 1, also with batch_first"
-                elif B is not None and len(got) == 3 and (got[0], got[2]) == (K, H):
+                elif B is None and len(got) == 3:
+                    hint = f"one sequence has no batch, and nor has its state: {name}[:, 0]"
+                elif len(got) == 3 and (got[0], got[2]) == (K, H):
                     hint = f"the batch changed from {got[1]} to {B}; begin with None, or cut it"
                 elif len(got) == 3 and got[1:] == expected[1:]:
                     each = "a layer and direction" if self.bidirectional else "a layer"
