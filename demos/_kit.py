@@ -384,7 +384,7 @@ class Run:
         axes = figure.subplots()
         (x_label, xs), *series = columns.items()
         for label, ys in series:
-            axes.plot(xs, ys, label=label)
+            axes.plot(xs, ys, label=label, marker="." if len(xs) == 1 else "")  # one point, no line
         for i, (label, y) in enumerate((levels or {}).items()):
             axes.axhline(y, color="grey", linewidth=0.8, linestyle=":")
             x = (i + 0.5) / len(levels)  # one beside the other, for two lines may be close

@@ -172,3 +172,13 @@ def test_a_stop_is_meant_for_all_demos(number, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demos.gradcheck, "main", lambda argv: 0)
     assert demos.main(["main"]) == 128 + number and ran == [1]
     assert "what was shown" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("points, seen", [(1, "."), (2, ""), (9, "")])
+def test_a_curve_of_one_point_is_a_dot(tmp_path, monkeypatch, points, seen):
+    with kit.Run(settings(tmp_path)) as run:
+        figure = pytest.importorskip("matplotlib.figure").Figure()
+        monkeypatch.setattr(run, "figure", lambda *_: figure)
+        run.curves("loss", {"step": range(points), "loss": [1.0] * points}, "nats")
+    (line,) = figure.axes[0].lines
+    assert line.get_marker() == seen
