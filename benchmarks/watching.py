@@ -23,10 +23,10 @@ BARE = "bare_rnn"
 GUARDS = {  # what is cut out of the copy, line by line
     "engine.py": {
         "        self.origin: Any = None  # what an observer has written down of the call\n": "",
-        "            observer = OBSERVER.get()\n": "",
+        "            observer = OBSERVER.get()\n"
+        "            body = forward if observer is None else observer.body(operation)\n": "",
+        "y = body(": "y = forward(",
         "            if observer is not None:\n"
-        "                observer.recorded(node, operation, values, y)\n": "",
-        "            if (observer := OBSERVER.get()) is not None:\n"
         "                observer.recorded(node, operation, values, y)\n": "",
     },
     "sweep.py": {
@@ -60,7 +60,7 @@ def without_guards(folder):
     for name, cuts in GUARDS.items():
         source = (copy / name).read_text(encoding="utf-8")
         for guard, instead in cuts.items():
-            assert source.count(guard) == 1, f"{name} should once have:\n{guard}"
+            assert guard in source, f"{name} should have:\n{guard}"
             source = source.replace(guard, instead)
         (copy / name).write_text(source, encoding="utf-8")
     sys.path.insert(0, str(folder))

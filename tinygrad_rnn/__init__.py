@@ -6,6 +6,7 @@ The imports below are in reading order: each file needs only those above it.
 # ruff: noqa: I001
 from . import place
 from .errors import *
+from . import observer
 from . import cotangents
 from .engine import no_grad, op
 from . import backend

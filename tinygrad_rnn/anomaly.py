@@ -11,17 +11,17 @@ down where in the program it was and a checksum of every array that it keeps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from .backend import backend_of, is_array
 from .cotangents import Sum
-from .engine import OBSERVER, Node, Operation, Rule
+from .engine import Node, Operation, Rule
 from .errors import DtypeError, NonFiniteError, ValueChangedError, described
 from .linear import Placed
+from .observer import Observer, observing
 from .place import Place
 from .products import OuterProduct
 
@@ -45,17 +45,7 @@ def detect_anomaly(nan: bool = True, inf: bool = False) -> Any:
             f"detect_anomaly(nan, inf): {described(nan)}, {described(inf)}\n"
             "  expected: True or False\n  hint: a decorator has parentheses, @detect_anomaly()"
         )
-    return _detecting(nan, inf)
-
-
-@contextmanager
-def _detecting(nan: bool, inf: bool) -> Iterator[None]:
-    before = OBSERVER.get()
-    OBSERVER.set(Detector(nan, inf))
-    try:
-        yield
-    finally:
-        OBSERVER.set(before)
+    return observing(Detector(nan, inf))
 
 
 class Origin:
@@ -68,7 +58,7 @@ class Origin:
         self.checksums = [checksum(values) for _, _, values in node.edges]
 
 
-class Detector:
+class Detector(Observer):
     """The observer: it is told of each recorded call, and looks on at each cotangent's arrival."""
 
     def __init__(self, nan: bool, inf: bool) -> None:

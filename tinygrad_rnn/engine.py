@@ -22,6 +22,7 @@ from numpy import ndarray
 
 from .cotangents import Outputs
 from .errors import DtypeError, ShapeError, TinygradRNNError, described, explained
+from .observer import OBSERVER
 
 __all__ = ["OPERATIONS", "formula", "no_grad", "op"]
 
@@ -35,10 +36,6 @@ _IS_VARIADIC, _IS_GENERATOR, _IS_COROUTINE, _IS_ASYNC_GENERATOR = 0x04, 0x20, 0x
 _MISSING = object()
 _birth = count().__next__
 _pauses: ContextVar[int] = ContextVar("pauses", default=0)
-
-OBSERVER: ContextVar[Any] = ContextVar("observer", default=None)
-"""Who is told of recorded calls, ``recorded(node, operation, values, y)``, and looks on in the
-sweep, ``watching(arrive)``, in this thread: nobody, but for debugging."""
 
 
 class TensorCore:
@@ -406,8 +403,10 @@ def op(
                     if type(x) is not ndarray:
                         x = operand(x, name)
                 values.append(x)
+            observer = OBSERVER.get()
+            body = forward if observer is None else observer.body(operation)
             try:
-                y = forward(*(args if kind is None else values))
+                y = body(*(args if kind is None else values))
             except TinygradRNNError:
                 raise
             except (ValueError, TypeError, IndexError) as error:
@@ -427,7 +426,6 @@ def op(
                     edges.append((node, rule, read(values)))
             if len(edges) + untracked != len(nodes):
                 edges = [joint_edge(nodes, values)]
-            observer = OBSERVER.get()
             if isinstance(y, tuple):
                 if rules:
                     raise DtypeError(
@@ -447,8 +445,10 @@ def op(
         def call_of_one(x: Any = _MISSING, /, **kwargs: Any) -> Any:
             if not isinstance(x, TensorCore) or x.node is None or kwargs or _pauses.get():
                 return call(**kwargs) if x is _MISSING else call(x, **kwargs)
+            observer = OBSERVER.get()
+            body = forward if observer is None else observer.body(operation)
             try:
-                y = forward(x.array)
+                y = body(x.array)
             except Exception:
                 return call(x)  # which fails again, and says how
             if isinstance(y, tuple):
@@ -457,7 +457,7 @@ def op(
                 y = with_arrays(y, name)
             values = (x.array, y)
             node = Node(name, [(x.node, rules[0][1], rules[0][2](values))], y.shape, y.dtype)
-            if (observer := OBSERVER.get()) is not None:
+            if observer is not None:
                 observer.recorded(node, operation, values, y)
             return type(x)(y, node)
 

@@ -14,9 +14,10 @@ from typing import Any
 from numpy import ndarray
 
 from .cotangents import Outputs, Term, add
-from .engine import OBSERVER, Node, TensorCore
+from .engine import Node, TensorCore
 from .errors import DtypeError, ShapeError, TinygradRNNError, described
 from .linear import astype, sum_to
+from .observer import OBSERVER
 from .stale import Freed, changed, is_changed
 
 

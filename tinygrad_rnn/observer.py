@@ -1,0 +1,48 @@
+"""Who looks on while calls are made and cotangents flow: nobody, but for debugging and measuring.
+
+The engine asks ``OBSERVER`` once a call, and once a backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+__all__ = ["OBSERVER", "Observer", "observing"]
+
+OBSERVER: ContextVar[Any] = ContextVar("observer", default=None)
+"""The Observer of this thread, or None."""
+
+
+class Observer:
+    """One who sees everything and, as it stands, does nothing about it."""
+
+    sees_steps = True
+    """Whether a layer has to run step by step, not as one fused operation."""
+
+    def body(self, operation: Any) -> Callable[..., Any]:
+        """What is called in place of the body of ``operation``."""
+        return operation.forward
+
+    def recorded(self, node: Any, operation: Any, values: list[Any], y: Any) -> None:
+        """Told of a recorded call: ``values`` are the arrays of its arguments, and ``y``."""
+
+    def watching(self, arrive: Callable[..., None]) -> Callable[..., None]:
+        """``arrive(node, g, source)`` of a sweep, or what is called in its place."""
+        return arrive
+
+    def gathered(self, node: Any, g: Any) -> None:
+        """Told of ``g``, all that has come to ``node``, if it is a leaf, or watched, or a term."""
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """A context in which ``observer`` looks on, alone, in this thread."""
+    before = OBSERVER.get()
+    OBSERVER.set(observer)
+    try:
+        yield
+    finally:
+        OBSERVER.set(before)
