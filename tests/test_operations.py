@@ -6,7 +6,16 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import arithmetic, engine, functional, fused, linear, products, reductions
+from tinygrad_rnn import (
+    arithmetic,
+    engine,
+    functional,
+    fused,
+    linear,
+    products,
+    readout,
+    reductions,
+)
 from tinygrad_rnn.gradcheck import gradcheck
 from tinygrad_rnn.registry import ROWS, Draw, RandomDraw, checkable
 from tinygrad_rnn.testing import cases, laid_out
@@ -185,7 +194,11 @@ def test_the_vjp_of_a_linear_operation_is_its_adjoint(name, data):
     np.testing.assert_allclose(left, right, rtol=1e-11, atol=1e-12)
 
 
-FUSED = {"lstm_gates": fused.lstm_gates_defined}
+FUSED = {
+    "lstm_gates": fused.lstm_gates_defined,
+    "affine": readout.affine_defined,
+    "softmax_losses": readout.softmax_losses_defined,
+}
 
 
 @pytest.mark.parametrize("name", FUSED)
@@ -213,7 +226,7 @@ def test_a_fused_operation_is_its_composed_form(name, data):
 
 
 def test_every_fused_operation_stands_beside_its_composed_form():
-    assert {f"{name}_defined" for name in FUSED} | set(FUSED) == set(fused.__all__)
+    assert {f"{name}_defined" for name in FUSED} | set(FUSED) == {*fused.__all__, *readout.__all__}
 
 
 NOT_DIFFERENTIABLE_HELPERS = {"to_device"}  # the other device is tested with it

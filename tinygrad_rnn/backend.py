@@ -17,6 +17,10 @@ from .errors import DeviceError, IndexRangeError
 __all__ = ["Backend", "CupyBackend", "backend_for", "backend_of", "is_array"]
 
 
+_CACHED = 2**19
+"""Bytes of an array that may be gone through several times from a core's cache: half of 1 MB."""
+
+
 class Backend:
     """NumPy on the host: the readable reference."""
 
@@ -54,6 +58,11 @@ class Backend:
         else:
             self.scatter_add(out, index, x)
         return out
+
+    def blocks(self, x: Any) -> list[slice]:
+        """Slices of the first axis of ``x``, of as many rows as stay in the cache beside others."""
+        rows = max(1, _CACHED // max(1, x[:1].nbytes))
+        return [slice(i, i + rows) for i in range(0, len(x), rows)]
 
     def check_ids(self, name: str, ids: Any, size: int) -> None:
         """Raise IndexRangeError unless every id is in ``0 .. size - 1``."""
@@ -128,6 +137,9 @@ class CupyBackend(Backend):
             out[index] += values
         else:
             self.cupy.add.at(out, index, values)
+
+    def blocks(self, x: Any) -> list[slice]:
+        return [slice(None)]
 
 
 _NUMPY = Backend()

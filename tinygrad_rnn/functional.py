@@ -17,8 +17,10 @@ from .errors import (
     expect_number,
 )
 from .linear import getitem, reshape, take_along_axis
+from .products import rows_of
 from .random import given_rng
-from .reductions import logsumexp, mean, sum
+from .readout import softmax_losses
+from .reductions import mean, sum
 
 __all__ = [
     "binary_cross_entropy",
@@ -55,7 +57,11 @@ def nll(log_probs, targets, ignore_index=None):
 
     ``log_probs`` is (..., V), ``targets`` (...) integers.  0 if every target is ignored.
     """
-    return _picked_mean("nll(log_probs, targets)", log_probs, targets, ignore_index, 0.0)
+    return _mean_of_picked("nll(log_probs, targets)", _nll, log_probs, targets, ignore_index)
+
+
+def _nll(log_probs, ids):
+    return -reshape(take_along_axis(log_probs, ids[:, None], -1), ids.shape)
 
 
 def cross_entropy(logits, targets, ignore_index=None):
@@ -66,14 +72,11 @@ def cross_entropy(logits, targets, ignore_index=None):
     - 1.
     """
     name = "cross_entropy(logits, targets)"
-    return _picked_mean(name, logits, targets, ignore_index, logsumexp(logits, -1))
+    return _mean_of_picked(name, softmax_losses, logits, targets, ignore_index)
 
 
-def _picked_mean(name, scores, targets, ignore_index, log_totals):
-    """The mean of ``log_totals - scores[..., target]``.
-
-    Of all log-probabilities only the targets' are worked out: that saves passes over (..., V).
-    """
+def _mean_of_picked(name, losses_of, scores, targets, ignore_index):
+    """The mean of ``losses_of(scores, targets)``, one for each row (V,) of scores, that count."""
     targets = _integers(name, "targets", targets, _hint_for_classes(name, scores, targets))
     if not scores.shape:
         raise ShapeError(
@@ -98,11 +101,10 @@ def _picked_mean(name, scores, targets, ignore_index, log_totals):
             "  hint: ignore_index=-100 leaves such targets out; no index is ignored by default"
         )
     backend_of(ids).check_ids(name, ids, scores.shape[-1])
-    picked = reshape(take_along_axis(scores, ids[..., None], -1), targets.shape)
-    losses = log_totals - picked
+    losses = losses_of(rows_of(scores), ids.reshape(-1))
     count = int(counted.sum())
     if count != targets.size:
-        losses = where(counted, losses, 0.0)
+        losses = where(counted.reshape(-1), losses, 0.0)
     return sum(losses) / (count or 1)
 
 

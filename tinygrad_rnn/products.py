@@ -47,32 +47,32 @@ class OuterProduct(Term):
         return product if total is None else total + product
 
 
-def _rows(x):
+def rows_of(x):
     """``x`` as a matrix: all its axes but the last in one."""
     return x if x.ndim == 2 else x.reshape((prod(x.shape[:-1]), x.shape[-1]))
 
 
-def _left_cotangent(g, b):
+def left_cotangent(g, b):
     """``g b^T``; kept as outer products where these are few, or less to hold: ``W @ x``."""
     if g.ndim == 2 == b.ndim:
         sides, n = (g.shape[0], b.shape[0]), b.shape[1]
         few = n * sum(sides) < max(prod(sides), 4096)
         return OuterProduct(g.T, b.T) if few else (b @ g.T).T  # BLAS is slower at g @ b.T
     if b.ndim == 2:
-        return (_rows(g) @ b.T).reshape((*g.shape[:-1], b.shape[0]))
+        return (rows_of(g) @ b.T).reshape((*g.shape[:-1], b.shape[0]))
     return g @ swapaxes(b, -1, -2)
 
 
 def _right_cotangent(g, a, b_shape):
     """``a^T g``, summed over the axes that a weight ``b`` does not have: outer products."""
-    return OuterProduct(_rows(a), _rows(g)) if len(b_shape) == 2 else swapaxes(a, -1, -2) @ g
+    return OuterProduct(rows_of(a), rows_of(g)) if len(b_shape) == 2 else swapaxes(a, -1, -2) @ g
 
 
-@op(a=_left_cotangent, b=_right_cotangent)
+@op(a=left_cotangent, b=_right_cotangent)
 def _matmul(a, b):
     try:
         if a.ndim > b.ndim == 2:  # one product of all rows; NumPy makes one for each matrix of a
-            return np.matmul(_rows(a), b).reshape((*a.shape[:-1], b.shape[1]))
+            return np.matmul(rows_of(a), b).reshape((*a.shape[:-1], b.shape[1]))
         return np.matmul(a, b)
     except ValueError as error:
         raise _misfit(a, b) from error

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import arithmetic, functional, fused, linear, products, reductions
+from . import arithmetic, functional, fused, linear, products, readout, reductions
 from .fold import fold
 from .structure import Structure
 
@@ -46,7 +46,7 @@ ANALYTIC = frozenset(
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
     softplus relu where maximum minimum sum_to broadcast_to cumsum reshape transpose permute
     getitem scatter concatenate stack unstack sum max logsumexp softmax matmul einsum read fill
-    lstm_gates
+    lstm_gates affine softmax_losses
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
@@ -414,6 +414,17 @@ def _classified(draw: Draw) -> Case:
     }
 
 
+def _one_class_each(draw: Draw) -> Case:
+    N, V = draw.integer(1, 3), draw.integer(1, 4)
+    return [draw.normal((N, V))], {"ids": np.asarray(draw.rng.integers(0, V, N))}
+
+
+def _read_out(draw: Draw) -> Case:
+    V, D = draw.integer(1, 3), draw.integer(1, 3)
+    x = draw.normal((*draw.shape(max_dims=2), D))
+    return [x, draw.normal((V, D)), draw.normal((V,))], {}
+
+
 def _labelled(values: str) -> Callable[[Draw], Case]:
     def case(draw: Draw) -> Case:
         x = getattr(draw, values)(draw.shape())
@@ -613,6 +624,9 @@ ROWS: list[Row] = [
     Row("binary_cross_entropy_with_logits", F.binary_cross_entropy_with_logits,
         lambda logits, targets: _np_bce(1 / (1 + np.exp(-logits)), targets), _labelled("normal")),
     Row("lstm_gates", fused.lstm_gates, _np_lstm_gates, _gates),
+    Row("affine", readout.affine, lambda x, weight, bias: x @ weight.T + bias, _read_out),
+    Row("softmax_losses", readout.softmax_losses, lambda x, ids: -np.log(
+        _np_softmax(x)[np.arange(len(ids)), ids]), _one_class_each),
     Row("fold", _folded, _np_folded, _forest),
 ]  # fmt: skip
 

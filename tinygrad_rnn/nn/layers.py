@@ -11,6 +11,7 @@ from ..errors import ShapeError, described, expect_count, expect_number
 from ..functional import dropout, embedding
 from ..products import conv1d
 from ..random import given_rng
+from ..readout import affine
 from ..reductions import mean
 from ..tensor import Tensor, tensor
 from .module import Module
@@ -32,12 +33,6 @@ def hint_for_rows(x: Any, size: int, otherwise: str) -> str:
     if shape and shape[-1] != size and size not in shape:
         return f"made for {size} input{'s' * (size != 1)}, x has {shape[-1]}"
     return otherwise
-
-
-def affine(x: Any, weight: Any, bias: Any) -> Any:
-    """``x W^T + b`` for a row, or rows, ``x``; without ``b`` if ``bias`` is None."""
-    y = x @ weight.T
-    return y if bias is None else y + bias
 
 
 def normalised(x: Any, eps: float = 1e-5) -> Any:
