@@ -35,7 +35,10 @@ GUARDS = {  # what is cut out of the copy, line by line
         "    observer = OBSERVER.get()\n"
         "    if observer is not None:\n"
         "        arrive = observer.watching(arrive)\n": "",
-        "            if observer is not None:\n                observer.gathered(node, g)\n": "",
+        "            if observer is not None:\n"
+        "                g = observer.gathered(node, g)\n": "",
+        "        edges = node.edges if observer is None else observer.edges(node)\n": "",
+        "in edges:": "in node.edges:",
     },
     "optim.py": {"        if check_finite:\n": "        if False:\n"},
 }

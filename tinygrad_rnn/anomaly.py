@@ -76,14 +76,8 @@ class Detector(Observer):
 
     def watching(self, arrive: Callable[[Node, Any, Node], None]) -> Callable[..., None]:
         """``arrive``, which adds ``g`` to the cotangent of a node, with a look at ``g`` before."""
-        compared = None
 
         def watched(node: Node, g: Any, source: Node) -> None:
-            nonlocal compared
-            # One without edges was freed: the sweep says so.
-            if source is not compared and source.origin is not None and source.edges:
-                expect_unchanged(source)
-                compared = source
             if self.is_wrong(g):
                 raise self.found_backward(node, g, source)
             try:
@@ -93,8 +87,14 @@ class Detector(Observer):
 
         return watched
 
-    def gathered(self, node: Node, g: Any) -> None:
-        """Raise if ``g``, all that has come to ``node``, summed and through its hooks, is wrong."""
+    def edges(self, node: Node) -> Any:
+        """The edges of ``node``; raise if an array that it keeps is not what it was."""
+        if node.origin is not None:
+            expect_unchanged(node)
+        return node.edges
+
+    def gathered(self, node: Node, g: Any) -> Any:
+        """``g``, all that has come to ``node``, with its hooks; an error if it is not finite."""
         if self.is_wrong(g):
             hooks = ", with its hooks" if node.watch is not None and node.watch.hooks else ""
             raise told(
@@ -106,6 +106,7 @@ class Detector(Observer):
                 node,
                 backward=True,
             )
+        return g
 
     def is_wrong(self, x: Any) -> bool:
         """Whether NaN, or an infinity, is in ``x``: an array, a Tensor, a term of a cotangent."""

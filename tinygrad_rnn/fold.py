@@ -13,6 +13,7 @@ import numpy as np
 
 from .errors import DtypeError, ShapeError, TinygradRNNError, described
 from .linear import broadcast_to
+from .observer import OBSERVER
 from .place import described_group
 from .rows import Rows, batch_of, read
 from .structure import Group, Structure, as_index
@@ -53,7 +54,9 @@ def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = Non
     if isinstance(inputs, Mapping):
         _expect_kinds(name, structure, inputs)
     rows, once = Rows(n), not structure.shares
-    for group in structure.schedule:  # place.py reads name, structure, group and run
+    observer = OBSERVER.get()
+    groups = structure.schedule if observer is None else observer.groups(structure)
+    for group in groups:  # place.py reads name, structure, group and run
         run = _of_kind(name, cell, group.kind)
         x = _inputs_of(name, structure, inputs, group)
         children = [rows.take(index, once) for index in group.children]

@@ -5,7 +5,7 @@ The engine asks ``OBSERVER`` once a call, and once a backward pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -33,8 +33,21 @@ class Observer:
         """``arrive(node, g, source)`` of a sweep, or what is called in its place."""
         return arrive
 
-    def gathered(self, node: Any, g: Any) -> None:
-        """Told of ``g``, all that has come to ``node``, if it is a leaf, or watched, or a term."""
+    def gathered(self, node: Any, g: Any) -> Any:
+        """``g``, all that has come to ``node``, if it is a leaf, or watched, or a term."""
+        return g
+
+    def edges(self, node: Any) -> Any:
+        """The edges of ``node``, as the sweep is to go along them."""
+        return node.edges
+
+    def forward(self, module: Any) -> Callable[..., Any]:
+        """What is called in place of the ``forward`` of a Module."""
+        return module.forward
+
+    def groups(self, structure: Any) -> Iterable[Any]:
+        """The groups of nodes that a fold runs its cell for, one after the other."""
+        return structure.schedule
 
 
 @contextmanager

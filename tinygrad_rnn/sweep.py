@@ -66,15 +66,16 @@ def sweep(
             keeps = node in wanted if wanted else node.watch is not None and node.watch.keeps
             g = settled(node, g, keeps)
             if observer is not None:
-                observer.gathered(node, g)
+                g = observer.gathered(node, g)
             if keeps:
                 found[node] = g
                 if needed is not None and needed.isdisjoint(node.parents()):
                     continue  # nothing below is asked for, so nothing below is used up
         if type(node.edges) is Freed:
             raise node.edges.error(node, any(node is root for root, _ in roots))
+        edges = node.edges if observer is None else observer.edges(node)
         try:
-            for parent, rule, values in node.edges:
+            for parent, rule, values in edges:
                 if kind is not None:
                     values = rule.as_tensors(values, node, parent, kind)
                 if rule.position is not None:

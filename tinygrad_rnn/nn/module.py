@@ -10,6 +10,7 @@ import numpy as np
 from ..backend import backend_of
 from ..engine import change
 from ..errors import CheckpointError, DtypeError, described
+from ..observer import OBSERVER
 from ..saving import fitted, host_array, legible
 from ..tensor import Tensor
 
@@ -37,7 +38,9 @@ class Module:
     training = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward(*args, **kwargs)
+        observer = OBSERVER.get()
+        forward = self.forward if observer is None else observer.forward(self)
+        return forward(*args, **kwargs)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the model computes; every subclass defines its own."""
