@@ -19,6 +19,7 @@ from .reductions import *
 from .products import *
 from .anomaly import detect_anomaly
 from .random import default_rng, manual_seed
+from . import readout
 from .functional import *
 from . import fused
 from .tensor import Tensor, tensor

@@ -17,8 +17,8 @@ from .errors import DeviceError, IndexRangeError
 __all__ = ["Backend", "CupyBackend", "backend_for", "backend_of", "is_array"]
 
 
-_CACHED = 2**19
-"""Bytes of an array that may be gone through several times from a core's cache: half of 1 MB."""
+_CACHED = 2**18
+"""Bytes of each of a few arrays that are gone through together: all fit into a core's cache."""
 
 
 class Backend:
