@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import optim
+from tinygrad_rnn import backend, optim
 
 seeds = st.integers(0, 2**32 - 1)
 shapes = st.lists(st.lists(st.integers(1, 3), max_size=2), min_size=1, max_size=3)
@@ -244,6 +244,86 @@ def test_parameters_keep_their_dtype(drawn):
     assert w.dtype == np.float32
     state = optimiser.state_dict()
     assert {state[name].dtype for name in state.keys() & {"0.m", "0.v"}} <= {w.dtype}
+
+
+HOLDERS = {
+    "nobody": lambda w: None,
+    "an array": lambda w: w.array,
+    "a view": lambda w: w.array[:1],
+    "a constant": lambda w: w.detach(),
+    "a graph": lambda w: w * w,
+    "another parameter": lambda w: setattr(OTHER, "array", w.array),
+    "one who gave a view": lambda w: given_a_view(w, np.array(w.array)[:]),
+    "one who gave columns": lambda w: setattr(w, "array", np.asfortranarray(w.array)),
+}
+OTHER = tg.tensor(np.zeros((3, 2)), requires_grad=True)
+
+
+def given_a_view(w, view):
+    w.array = view
+    return view.base
+
+
+@pytest.mark.unwatched
+@pytest.mark.parametrize("holder", HOLDERS)
+@given(seeds, optimisers())
+def test_a_step_writes_into_an_array_that_nobody_else_has_and_into_no_other(holder, seed, drawn):
+    kind, chosen = drawn
+    rng = np.random.default_rng(seed)
+    (w,) = parameters(rng, [(3, 2)])
+    copy = tg.tensor(w.array, requires_grad=True)
+    one, other = kind([w], **chosen), kind([copy], **chosen)
+    for g in rng.normal(size=(3, 3, 2)):
+        held = HOLDERS[holder](w)
+        if holder == "another parameter":
+            held = OTHER
+        before, place = w.numpy(), w.array.ctypes.data
+        take_steps(one, [w], [[g]])
+        take_steps(other, [copy], [[g]])
+        np.testing.assert_array_equal(w.array, copy.array)
+        assert (w.array.ctypes.data == place) == (holder == "nobody")
+        if holder not in ("nobody", "one who gave columns", "a graph"):
+            array = getattr(held, "array", held)
+            np.testing.assert_array_equal(array, before[: len(array)])
+        if holder == "a graph":
+            (kept, *_) = held.node.edges[0][2]
+            np.testing.assert_array_equal(kept, before)
+
+
+@given(seeds, optimisers(), st.sampled_from([1, 5, 64]))
+def test_a_step_in_blocks_is_that_of_the_whole(seed, drawn, nbytes):
+    kind, chosen = drawn
+    rng = np.random.default_rng(seed)
+    ws = parameters(rng, [(3, 5), (), (7,)])
+    copies = [tg.tensor(w.array, requires_grad=True) for w in ws]
+    gs = gradients(rng, ws, 3)
+    take_steps(kind(ws, **chosen), ws, gs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backend, "_CACHED", nbytes)
+        take_steps(kind(copies, **chosen), copies, gs)
+    for w, x in zip(ws, copies, strict=True):
+        np.testing.assert_array_equal(w.array, x.array, strict=True)
+
+
+@given(seeds, optimisers())
+def test_a_state_that_was_taken_or_given_is_not_written_to(seed, drawn):
+    kind, chosen = drawn
+    rng = np.random.default_rng(seed)
+    ws = parameters(rng, [(3, 2), (2,)])
+    gs = gradients(rng, ws, 4)
+    optimiser = kind(ws, **chosen)
+    take_steps(optimiser, ws, gs[:2])
+    copies = [tg.tensor(w.array, requires_grad=True) for w in ws]
+    state = {name: x.copy(order="F") for name, x in optimiser.state_dict().items()}
+    before = {name: x.copy() for name, x in state.items()}
+    other = kind(copies, **chosen)
+    other.load_state_dict(state)
+    take_steps(optimiser, ws, gs[2:])
+    take_steps(other, copies, gs[2:])
+    for w, x in zip(ws, copies, strict=True):
+        np.testing.assert_array_equal(w.array, x.array, strict=True)
+    for name, x in state.items():
+        np.testing.assert_array_equal(x, before[name], strict=True)
 
 
 def test_zero_grad_forgets():

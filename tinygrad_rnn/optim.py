@@ -1,7 +1,11 @@
 """Optimisers: how a gradient moves a parameter, in PyTorch's formulas.
 
-A step gives each parameter a new array and leaves the old one alone; a graph that was recorded
+A step leaves alone what anybody else holds: it writes into the array of a parameter only if nobody
+but the parameter has it, and otherwise gives the parameter a new one.  A graph that was recorded
 before does not go backwards to it any more, for that gradient would be of the old values.
+
+The arithmetic of a step is nothing beside the time it takes to fetch its arrays from memory, so it
+goes through them together, in blocks that fit into the cache, once.
 
 Letters: w the parameter, g its gradient, lr the rate.
 """
@@ -45,8 +49,8 @@ Memory = dict[str, Any]
 class Optimizer:
     """What the optimisers share: the parameters, and for each a memory of the steps so far.
 
-    A subclass names its ``settings``, says by ``remembered`` what a memory is made of, and computes
-    ``moved``.  ``lr`` may be set at any time.
+    A subclass names its ``settings``, says by ``remembered`` what a memory is made of, and moves a
+    parameter in ``move``.  ``lr`` may be set at any time.
     """
 
     settings: ClassVar[dict[str, type]]
@@ -58,11 +62,15 @@ class Optimizer:
         self.memories: list[Memory] = [{} for _ in self.parameters]
 
     def remembered(self, w: Any) -> Memory:
-        """What the memory of a parameter holds by name: arrays like these."""
+        """The memory of a parameter before its first step, by name: zeros; t counts its steps."""
         raise NotImplementedError
 
-    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
-        """The new value of a parameter; ``memory`` is brought up to date."""
+    def remembers(self) -> bool:
+        """Whether a step depends on those before."""
+        return True
+
+    def move(self, *w_and_g: Any, **memory: Any) -> None:
+        """Move ``w``, a block of a parameter, and bring its memory up to date: both in place."""
         raise NotImplementedError
 
     def moves_rows(self) -> bool:
@@ -80,20 +88,35 @@ class Optimizer:
         self.lr = expect_number(by, "lr", self.lr)
         if check_finite:
             for name, parameter in zip(self.names, self.parameters, strict=True):
-                for g in _parts_of_grad(parameter):
-                    expect_finite(by, name, g)
+                for part in _parts_of_grad(parameter):
+                    expect_finite(by, name, part)
         for parameter, memory in zip(self.parameters, self.memories, strict=True):
-            w, rows = parameter.array, rows_of_grad(parameter)
-            if rows and self.moves_rows():
-                # 3 are the parameter, w and the call; whoever else holds the array shall keep it.
-                w = w.copy() if getrefcount(w) > 3 else w
-                for row in rows:
-                    backend_of(w).scatter_add(w, row.index, -self.lr * row.g, row.once)
+            rows = rows_of_grad(parameter) if self.moves_rows() else []
+            g: Any = None if rows else parameter.grad
+            if rows or g is not None:
+                w = _writable(parameter)
+                if rows:
+                    self._move_rows(w, rows)
+                else:
+                    self._move_all(w, g.array.astype(w.dtype, copy=False), memory)
                 change(parameter, w, by)
-            elif parameter.grad is not None:
-                g = parameter.grad.array.astype(w.dtype, copy=False)
-                # NumPy makes scalars of results without axes; asarray makes them arrays again.
-                change(parameter, backend_of(w).asarray(self.moved(w, g, memory)), by)
+
+    def _move_rows(self, w: Any, rows: list[Any]) -> None:
+        """Move the rows of ``w`` that have a gradient."""
+        for row in rows:
+            backend_of(w).scatter_add(w, row.index, -self.lr * row.g, row.once)
+
+    def _move_all(self, w: Any, g: Any, memory: Memory) -> None:
+        """Move ``w`` block by block."""
+        if self.remembers() and not memory:
+            memory |= self.remembered(w)
+        if "t" in memory:
+            memory["t"] = memory["t"] + 1
+        w, g = w.reshape(-1), g.reshape(-1)
+        flat = {name: x if name == "t" else x.reshape(-1) for name, x in memory.items()}
+        for block in backend_of(w).blocks(w):
+            parts = {name: x if name == "t" else x[block] for name, x in flat.items()}
+            self.move(w[block], g[block], **parts)
 
     def zero_grad(self) -> None:
         """Forget the gradients that the parameters have gathered."""
@@ -127,11 +150,11 @@ class Optimizer:
         arrays = fitted(type(self).__name__, state, expected)
         self.memories = [
             {
-                name: backend_of(parameter.array).asarray(arrays[f"{i}.{name}"])
-                for name in self.remembered(parameter.array)
+                name: backend_of(w).asarray(np.asarray(arrays[f"{i}.{name}"], order="C"))
+                for name in self.remembered(w)
                 if f"{i}.{name}" in arrays
             }
-            for i, parameter in enumerate(self.parameters)
+            for i, w in enumerate(x.array for x in self.parameters)
         ]
         for name in self.settings:
             setattr(self, name, arrays[name].item())
@@ -178,15 +201,19 @@ class SGD(Optimizer):
         return not (self.momentum or self.weight_decay)
 
     def remembered(self, w: Any) -> Memory:
-        return {"v": w}
+        return {"v": _zeros(w)}
 
-    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+    def remembers(self) -> bool:
+        return bool(self.momentum)
+
+    def move(self, w: Any, g: Any, v: Any = None) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
         if self.momentum:
-            v = memory["v"] = self.momentum * memory.get("v", 0.0) + g
+            v *= self.momentum
+            v += g
             g = g + self.momentum * v if self.nesterov else v
-        return w - self.lr * g
+        w -= self.lr * g
 
 
 class Adagrad(Optimizer):
@@ -210,13 +237,13 @@ class Adagrad(Optimizer):
         self.weight_decay = self._number("weight_decay", weight_decay)
 
     def remembered(self, w: Any) -> Memory:
-        return {"s": w}
+        return {"s": _zeros(w)}
 
-    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+    def move(self, w: Any, g: Any, s: Any) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
-        s = memory["s"] = memory.get("s", 0.0) + g * g
-        return w - self.lr * g / (np.sqrt(s) + self.eps)
+        s += g * g
+        w -= self.lr * g / (np.sqrt(s) + self.eps)
 
 
 class RMSprop(Optimizer):
@@ -245,13 +272,14 @@ class RMSprop(Optimizer):
         self.weight_decay = self._number("weight_decay", weight_decay)
 
     def remembered(self, w: Any) -> Memory:
-        return {"v": w}
+        return {"v": _zeros(w)}
 
-    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+    def move(self, w: Any, g: Any, v: Any) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
-        v = memory["v"] = self.alpha * memory.get("v", 0.0) + (1 - self.alpha) * (g * g)
-        return w - self.lr * g / (np.sqrt(v) + self.eps)
+        v *= self.alpha
+        v += (1 - self.alpha) * (g * g)
+        w -= self.lr * g / (np.sqrt(v) + self.eps)
 
 
 class Adam(Optimizer):
@@ -289,21 +317,22 @@ class Adam(Optimizer):
         self.weight_decay = self._number("weight_decay", weight_decay)
 
     def remembered(self, w: Any) -> Memory:
-        return {"t": np.array(0), "m": w, "v": w}
+        return {"t": np.array(0), "m": _zeros(w), "v": _zeros(w)}
 
-    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
+    def move(self, w: Any, g: Any, t: Any, m: Any, v: Any) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
-        return self.adapted(w, g, memory)
+        self.adapt(w, g, int(t), m, v)
 
-    def adapted(self, w: Any, g: Any, memory: Memory) -> Any:
-        """``w`` moved by ``m`` and ``v`` alone."""
+    def adapt(self, w: Any, g: Any, t: int, m: Any, v: Any) -> None:
+        """Move ``w`` by ``m`` and ``v`` alone."""
         b1, b2 = self.b1, self.b2
-        t = memory["t"] = int(memory.get("t", 0)) + 1
-        m = memory["m"] = b1 * memory.get("m", 0.0) + (1 - b1) * g
-        v = memory["v"] = b2 * memory.get("v", 0.0) + (1 - b2) * (g * g)
+        m *= b1
+        m += (1 - b1) * g
+        v *= b2
+        v += (1 - b2) * (g * g)
         scale = (1 - b2**t) ** 0.5
-        return w - self.lr / (1 - b1**t) * (m / (np.sqrt(v) / scale + self.eps))
+        w -= self.lr / (1 - b1**t) * (m / (np.sqrt(v) / scale + self.eps))
 
 
 class AdamW(Adam):
@@ -324,8 +353,20 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
 
-    def moved(self, w: Any, g: Any, memory: Memory) -> Any:
-        return self.adapted(w - self.lr * self.weight_decay * w, g, memory)
+    def move(self, w: Any, g: Any, t: Any, m: Any, v: Any) -> None:
+        w -= self.lr * self.weight_decay * w
+        self.adapt(w, g, int(t), m, v)
+
+
+def _writable(x: Tensor) -> Any:
+    """The array of ``x``, in rows without gaps, if nobody else holds it; or else a copy."""
+    # 2 are the Tensor and the call.  A view, and what a graph keeps, hold on to it as well.
+    alone = getrefcount(x.array) == 2 and x.array.flags.owndata and x.array.flags.c_contiguous
+    return x.array if alone else x.array.copy()
+
+
+def _zeros(w: Any) -> Any:
+    return backend_of(w).zeros(w.shape, w.dtype)
 
 
 def _parts_of_grad(x: Tensor) -> list[Any]:
