@@ -84,8 +84,8 @@ def random_examples(nodes, V, rng):
 def parameters(V, D, H, K):
     """The arrays that every program begins with, by name.
 
-    A leaf's word x (D,) gives i, o, u = x @ W + b.  Of two states, h = [h_left, h_right] (2H,)
-    gives i, f_left, f_right, o, u = h @ U + a.  At each node the logits are h @ R + r.
+    A leaf's word x (D,) gives i, g, o = x @ W + b.  Of two states, h = [h_left, h_right] (2H,)
+    gives i, f_left, f_right, g, o = h @ U + a.  At each node the logits are h @ R + r.
     """
     rng = np.random.default_rng(0)
     shapes = {"W": (D, 3 * H), "U": (2 * H, 5 * H), "R": (H, K)}

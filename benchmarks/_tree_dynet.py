@@ -41,18 +41,18 @@ class TreeLSTM(Training):
         """The states h and c of a leaf."""
         dy, x = self.dynet, self.dynet.lookup(self.E, word)
         gates = zip(self.b, self.W, strict=True)
-        i, o, u = [dy.affine_transform([b, W, x]) for b, W in gates]
-        c = dy.cmult(dy.logistic(i), dy.tanh(u))
+        i, g, o = [dy.affine_transform([b, W, x]) for b, W in gates]
+        c = dy.cmult(dy.logistic(i), dy.tanh(g))
         return dy.cmult(dy.logistic(o), dy.tanh(c)), c
 
     def compose(self, left, right):
         """The states h and c of a node with these children."""
         dy, (h_left, c_left), (h_right, c_right) = self.dynet, left, right
         gates = zip(self.a, self.U_left, self.U_right, strict=True)
-        i, f_left, f_right, o, u = [
+        i, f_left, f_right, g, o = [
             dy.affine_transform([a, left, h_left, right, h_right]) for a, left, right in gates
         ]
-        c = dy.cmult(dy.logistic(i), dy.tanh(u))
+        c = dy.cmult(dy.logistic(i), dy.tanh(g))
         c = c + dy.cmult(dy.logistic(f_left), c_left) + dy.cmult(dy.logistic(f_right), c_right)
         return dy.cmult(dy.logistic(o), dy.tanh(c)), c
 

@@ -6,10 +6,11 @@ import tinygrad_rnn as tg
 from benchmarks._timing import blas_threads
 from benchmarks._tree_data import REDUCE, Batch
 from benchmarks._workers import Training
+from tinygrad_rnn.fused import lstm_gates
 
 
 class TreeLSTM(Training):
-    """The cells, in plain operations, the loss and the optimiser."""
+    """The cells, the loss and the optimiser."""
 
     def __init__(self, batches, arrays, lr, a_round):
         super().__init__([Batch(examples) for examples in batches], a_round)
@@ -25,19 +26,14 @@ class TreeLSTM(Training):
 
     def leaf(self, x):
         """The states h and c (n, H) of leaves with the words x (n, D)."""
-        i, o, u = tg.split(x @ self.parameters["W"] + self.parameters["b"], 3, 1)
-        c = tg.sigmoid(i) * tg.tanh(u)
-        return tg.sigmoid(o) * tg.tanh(c), c
+        return lstm_gates(x @ self.parameters["W"] + self.parameters["b"])
 
     def compose(self, left, right):
         """The states h and c (n, H) of nodes with these children."""
         (h_left, c_left), (h_right, c_right) = left, right
         h = tg.concatenate([h_left, h_right], 1)
         z = h @ self.parameters["U"] + self.parameters["a"]
-        i, f_left, f_right, o, u = tg.split(z, 5, 1)
-        c = tg.sigmoid(i) * tg.tanh(u)
-        c = c + tg.sigmoid(f_left) * c_left + tg.sigmoid(f_right) * c_right
-        return tg.sigmoid(o) * tg.tanh(c), c
+        return lstm_gates(z, c_left, c_right)
 
     def mean_loss(self, h, labels):
         """The mean cross entropy at the states h (N, H)."""

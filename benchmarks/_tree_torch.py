@@ -26,16 +26,16 @@ class TreeLSTM(Training):
 
     def leaf(self, x):
         """The states h and c (n, H) of leaves with the words x (n, D)."""
-        i, o, u = torch.addmm(self.parameters["b"], x, self.parameters["W"]).chunk(3, 1)
-        c = torch.sigmoid(i) * torch.tanh(u)
+        i, g, o = torch.addmm(self.parameters["b"], x, self.parameters["W"]).chunk(3, 1)
+        c = torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
     def compose(self, h_left, c_left, h_right, c_right):
         """The states h and c (n, H) of nodes with these children."""
         h = torch.cat((h_left, h_right), 1)
         z = torch.addmm(self.parameters["a"], h, self.parameters["U"])
-        i, f_left, f_right, o, u = z.chunk(5, 1)
-        c = torch.sigmoid(i) * torch.tanh(u)
+        i, f_left, f_right, g, o = z.chunk(5, 1)
+        c = torch.sigmoid(i) * torch.tanh(g)
         c = c + torch.sigmoid(f_left) * c_left + torch.sigmoid(f_right) * c_right
         return torch.sigmoid(o) * torch.tanh(c), c
 

@@ -2,8 +2,9 @@
 
 A step is forward, a loss at every node, backward and plain SGD; what a program makes of the trees
 to batch them is part of it.  The cell is the binary Tree-LSTM of Tai et al. (2015), written out in
-plain operations.  First, all programs must agree in the loss, in the norm of every gradient and in
-the loss after a step.  JAX is not among them: what it compiles is compiled for one shape of tree.
+the operations of each library, of which ours has one for all gates.  First, all programs must agree
+in the loss, in the norm of every gradient and in the loss after a step.  JAX is not among them:
+what it compiles is compiled for one shape of tree.
 """
 
 import argparse

@@ -1,7 +1,12 @@
 """Steps of cells in one operation each, beside the formulas that define them.
 
 A gate is a dozen small operations, and each costs more to record than to compute.  Here they are
-one, with a VJP written out by hand; a law holds it equal to the formula, to any order.
+one, with a VJP written out by hand; a law holds it equal to the formula, to any order.  They are
+pointwise, so a cell of one's own makes its products as it likes and calls one of them at the end:
+
+    h, c = fused.lstm_gates(x @ U + h @ W + b, c)             # an LSTM
+    h, c = fused.lstm_gates(x @ U + b)                        # the leaf of a tree
+    h, c = fused.lstm_gates(h_l @ U + h_r @ W + b, c_l, c_r)  # a node over two children
 """
 
 from __future__ import annotations
@@ -9,62 +14,100 @@ from __future__ import annotations
 import numpy as np
 
 from .arithmetic import sigmoid, tanh
-from .engine import op
+from .engine import TensorCore, op
+from .errors import ShapeError
 from .linear import concatenate, split
 
 __all__ = ["lstm_gates", "lstm_gates_defined"]
 
 
-def lstm_gates_defined(a, c):
-    """``(h', c')`` of an LSTM from ``a`` (..., 4H), its gates i, f, g, o before they are squashed.
+def lstm_gates_defined(a, *cs):
+    """``(h', c')`` of an LSTM from its gates before they are squashed and from memories ``cs``.
 
-    ``c' = sigmoid(f) * c + sigmoid(i) * tanh(g)`` and ``h' = sigmoid(o) * tanh(c')``.
+    ``a`` (..., (N + 3)H) has blocks i, f_1 .. f_N, g, o for N memories (..., H): one for a step of
+    a sequence, one for each child in a tree, none for its leaves.
+    ``c' = sigmoid(i) * tanh(g) + sum_k sigmoid(f_k) * c_k`` and ``h' = sigmoid(o) * tanh(c')``.
     """
-    i, f, g, o = split(a, 4, axis=-1)
-    c = sigmoid(f) * c + sigmoid(i) * tanh(g)
+    i, *fs, g, o = split(a, len(cs) + 3, axis=-1)
+    c = sigmoid(i) * tanh(g)
+    for f, c_k in zip(fs, cs, strict=True):
+        c = c + sigmoid(f) * c_k
     return sigmoid(o) * tanh(c), c
 
 
-def lstm_gates(a, c):
+def lstm_gates(a, *cs):
     """What ``lstm_gates_defined`` gives, in one operation."""
-    h, c, _, _ = _lstm_gates(a, c)
+    h, c, _, _ = _lstm_gates(a, *cs)
     return h, c
 
 
-def _quarters(x):
-    H = x.shape[-1] // 4
-    return [x[..., k * H : (k + 1) * H] for k in range(4)]
-
-
-def _pulled_back(gs, y, c):
-    """The cotangents of ``a`` and ``c``: h' = o t, t = tanh(c'), c' = f c + i g, each in turn.
+def _pulled_back(gs, y, cs):
+    """The cotangents of ``a`` and ``cs``: h' = o t, t = tanh(c'), c' = i g + sum_k f_k c_k.
 
     The squashed gates and t are results as well, so that higher derivatives can flow into them.
     """
     gh, gc, g_gates, gt = gs
     _, _, gates, t = y
-    i, f, g, o = _quarters(gates)
+    if g_gates is gt is None and not isinstance(t, TensorCore) and gates.shape[:-1] == t.shape[:-1]:
+        return _in_place(gh, gc, gates, t, cs)
+    i, *fs, g, o = _blocks(gates, cs)
     if gh is not None:
         gt = gh * o if gt is None else gt + gh * o
     if gt is not None:
         gc = gt * (1 - t * t) if gc is None else gc + gt * (1 - t * t)
     if gc is None:
         gc = 0.0 * t
-    parts = [gc * g, gc * c, gc * i, 0.0 * t if gh is None else gh * t]
+    parts = [gc * g, *[gc * c for c in cs], gc * i, 0.0 * t if gh is None else gh * t]
     if g_gates is not None:
-        parts = [mine + other for mine, other in zip(parts, _quarters(g_gates), strict=True)]
-    gi, gf, gg, go = parts
-    parts = [gi * (i * (1 - i)), gf * (f * (1 - f)), gg * (1 - g * g), go * (o * (1 - o))]
-    return concatenate(parts, axis=-1), gc * f
+        parts = [mine + other for mine, other in zip(parts, _blocks(g_gates, cs), strict=True)]
+    *sigmoids, gg, go = zip(parts, [i, *fs, g, o], strict=True)
+    slopes = [part * (s * (1 - s)) for part, s in (*sigmoids, go)]
+    slopes.insert(-1, gg[0] * (1 - g * g))
+    return concatenate(slopes, axis=-1), *[gc * f for f in fs]
+
+
+def _in_place(gh, gc, gates, t, cs):
+    """The same on arrays: the slopes of all gates in one pass, and multiplied where they stand."""
+    i, *fs, g, o = _blocks(gates, cs)
+    if gh is not None:
+        from_h = gh * o * (1 - t * t)
+        gc = from_h if gc is None else from_h + gc
+    a = (1 - gates).astype(np.result_type(gates, gc), copy=False)
+    a *= gates
+    ai, *af, ag, ao = _blocks(a, cs)
+    np.subtract(1, np.multiply(g, g, out=ag), out=ag)
+    for slope, other in zip([ai, *af, ag], [g, *cs, i], strict=True):
+        slope *= gc
+        slope *= other
+    ao *= 0.0 if gh is None else gh
+    ao *= t
+    return a, *[gc * f for f in fs]
+
+
+def _blocks(a, cs):
+    """The blocks i, f_1 .. f_N, g, o of ``a`` for N memories ``cs``: views."""
+    H = a.shape[-1] // (len(cs) + 3)
+    return [a[..., k * H : (k + 1) * H] for k in range(len(cs) + 3)]
 
 
 @op(_pulled_back)
-def _lstm_gates(a, c):
-    gates = np.tanh(0.5 * a)  # sigmoid(a) = (tanh(a / 2) + 1) / 2
-    gates *= 0.5
-    gates += 0.5
-    i, f, g, o = _quarters(gates)
-    g[...] = np.tanh(_quarters(a)[2])
-    c = f * c + i * g
+def _lstm_gates(a, *cs):
+    H, rest = divmod(a.shape[-1], len(cs) + 3)
+    if rest or any(c.shape[-1:] != (H,) for c in cs):
+        raise ShapeError(
+            f"lstm_gates: a {a.shape}, memories {', '.join(str(c.shape) for c in cs) or 'none'}\n"
+            f"  expected: a (..., {len(cs) + 3}H), memories (..., H)\n"
+            "  hint: the blocks of a are i, an f for each memory, g and o"
+        )
+    gates = 0.5 * a  # sigmoid(a) = (tanh(a / 2) + 1) / 2
+    i, *fs, g, o = _blocks(gates, cs)
+    g[...] = _blocks(a, cs)[-2]
+    np.tanh(gates, out=gates)
+    for squashed in (gates[..., : -2 * H], o):
+        squashed *= 0.5
+        squashed += 0.5
+    c = i * g
+    for f, c_k in zip(fs, cs, strict=True):
+        c = c + f * c_k
     t = np.tanh(c)
     return o * t, c, gates, t

@@ -481,12 +481,14 @@ def _np_folded(x: Any, W: Any, children: Any) -> Any:
 
 def _gates(draw: Draw) -> Case:
     *lead, H = draw.shape(min_dims=1, max_dims=2)
-    return [draw.normal((*lead, 4 * H)), draw.normal((*lead, H))], {}
+    N = draw.integer(0, 3)
+    return [draw.normal((*lead, (N + 3) * H)), *[draw.normal((*lead, H)) for _ in range(N)]], {}
 
 
-def _np_lstm_gates(a: Any, c: Any) -> Any:
-    i, f, g, o = np.split(a, 4, axis=-1)
-    c = c / (1 + np.exp(-f)) + np.tanh(g) / (1 + np.exp(-i))
+def _np_lstm_gates(a: Any, *cs: Any) -> Any:
+    i, *fs, g, o = np.split(a, len(cs) + 3, axis=-1)
+    c = np.tanh(g) / (1 + np.exp(-i))
+    c = c + sum(c_k / (1 + np.exp(-f)) for f, c_k in zip(fs, cs, strict=True))
     return np.tanh(c) / (1 + np.exp(-o)), c
 
 

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from ..arithmetic import sigmoid, tanh
+from ..arithmetic import tanh
 from ..backend import backend_of
 from ..errors import DtypeError, ShapeError, described
-from ..linear import concatenate, reshape, split, transpose
+from ..fused import lstm_gates
+from ..linear import concatenate, reshape, transpose
 from ..random import given_rng
 from ..reductions import sum
 from .cells import LSTMCell
@@ -137,19 +138,17 @@ class TreeLSTMCell(Module):
 
     def step(self, u: Any, *children: Any) -> tuple[Any, Any]:
         """The state, given ``u = U(x)`` and the states of the children."""
-        u_i, u_f, u_g, u_o = split(u, 4, axis=-1)
+        H, k = self.hidden_size, len(children)
         if not children:
-            return _emitted(u_o, sigmoid(u_i) * tanh(u_g))
+            return lstm_gates(concatenate([u[..., :H], u[..., 2 * H :]], axis=-1))
         states = _expect_children(self, children, range(1, self.arity + 1), pairs=True)
-        W, k = self.weight_hh, len(states)
-        if k < self.arity:
-            W = W[:, : k * self.hidden_size]
+        W = self.weight_hh
+        if k < self.arity:  # rows and columns of the children that there are
+            W = concatenate([W[: (k + 1) * H], W[(self.arity + 1) * H :]])[:, : k * H]
+        if k > 1:
+            u = concatenate([u[..., : 2 * H], *[u[..., H : 2 * H]] * (k - 1), u[..., 2 * H :]], -1)
         Wh = concatenate([h for h, _ in states], axis=-1) @ W.T
-        W_i, *W_f, W_g, W_o = split(Wh, self.arity + 3, axis=-1)
-        c = sigmoid(u_i + W_i) * tanh(u_g + W_g)
-        for (_, c_k), W_fk in zip(states, W_f, strict=False):
-            c = c + sigmoid(u_f + W_fk) * c_k
-        return _emitted(u_o + W_o, c)
+        return lstm_gates(u + Wh, *[c for _, c in states])
 
 
 class ChildSumTreeLSTMCell(LSTMCell):
@@ -194,20 +193,12 @@ class ChildSumTreeLSTMCell(LSTMCell):
         """The state, given ``u = U(x)`` and the states of the children."""
         states = _expect_children(self, children, None, pairs=True)
         Wh = [self.W(h) for h, _ in states]  # W of a sum is the sum of these
-        total = u
+        total, f = u, slice(self.hidden_size, 2 * self.hidden_size)
         for Wh_k in Wh:
             total = total + Wh_k
-        i, _, g, o = split(total, 4, axis=-1)
-        c = sigmoid(i) * tanh(g)
-        for (_, c_k), Wh_k in zip(states, Wh, strict=True):
-            f_k = sigmoid(split(u + Wh_k, 4, axis=-1)[1])
-            c = f_k * c_k + c
-        return _emitted(o, c)
-
-
-def _emitted(o: Any, c: Any) -> tuple[Any, Any]:
-    """h and c of an LSTM, given what its output gate and its memory have come to."""
-    return sigmoid(o) * tanh(c), c
+        forget = [u[..., f] + Wh_k[..., f] for Wh_k in Wh]
+        a = concatenate([total[..., : f.start], *forget, total[..., f.stop :]], axis=-1)
+        return lstm_gates(a, *[c for _, c in states])
 
 
 def _expect_input(cell: Any, x: Any) -> None:
