@@ -39,6 +39,7 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",
     "tests/test_engine.py": "one subject: the laws of recording and of the sweep",
     "tests/test_nn.py": "one subject: modules, layers and cells",
+    "tests/test_profile.py": "one subject: what a profile counts, and that it changes nothing",
     "tests/test_optim.py": "one subject: the optimisers' formulas, and what they refuse",
     "tests/test_programs.py": "one generator of random programs, its oracle, and their laws",
 }

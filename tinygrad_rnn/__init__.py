@@ -35,6 +35,9 @@ from .checkpoints import Checkpoints
 from . import nn
 from . import division
 from .report import time_report
+from . import costs
+from . import meter
+from .profile import profile
 from . import circuit
 from .draw import draw
 from . import clipping

@@ -61,6 +61,8 @@ class Origin:
 class Detector(Observer):
     """The observer: it is told of each recorded call, and looks on at each cotangent's arrival."""
 
+    name = "detect_anomaly"
+
     def __init__(self, nan: bool, inf: bool) -> None:
         self.nan, self.inf = nan, inf
 
@@ -89,7 +91,7 @@ class Detector(Observer):
 
     def edges(self, node: Node) -> Any:
         """The edges of ``node``; raise if an array that it keeps is not what it was."""
-        if node.origin is not None:
+        if isinstance(node.origin, Origin):
             expect_unchanged(node)
         return node.edges
 
@@ -174,7 +176,7 @@ def names_read(rule: Rule) -> tuple[str, ...]:
 def told(error: Any, node: Node, backward: bool = False) -> Any:
     """``error`` with the place of the call that ``node`` recorded."""
     back = [line.replace("  at:", "  backward at:") for line in error.place[:1]] if backward else []
-    if node.origin is None:
+    if not isinstance(node.origin, Origin):
         made = ["  at: a line outside of detect_anomaly"] if node.edges else []
         error.place = [*made, *back]
         return error
@@ -202,7 +204,8 @@ def pass_of(node: Node) -> int:
     here = node.origin.place
     for one in sorted(seen, key=lambda one: one.birth):
         before = max((passes[parent] for parent in one.parents()), default=0)
-        passes[one] = before + (one.origin is not None and one.origin.place.calls == here.calls)
+        is_here = isinstance(one.origin, Origin) and one.origin.place.calls == here.calls
+        passes[one] = before + is_here
     return passes[node]
 
 

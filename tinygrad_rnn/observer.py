@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
+from .errors import SettingError
+
 __all__ = ["OBSERVER", "Observer", "observing"]
 
 OBSERVER: ContextVar[Any] = ContextVar("observer", default=None)
@@ -19,6 +21,7 @@ OBSERVER: ContextVar[Any] = ContextVar("observer", default=None)
 class Observer:
     """One who sees everything and, as it stands, does nothing about it."""
 
+    name = "observer"
     sees_steps = True
     """Whether a layer has to run step by step, not as one fused operation."""
 
@@ -52,8 +55,16 @@ class Observer:
 
 @contextmanager
 def observing(observer: Observer) -> Iterator[None]:
-    """A context in which ``observer`` looks on, alone, in this thread."""
+    """A context in which ``observer`` looks on, alone, in this thread.
+
+    SettingError inside that of an observer of another kind, which would see nothing meanwhile.
+    """
     before = OBSERVER.get()
+    if before is not None and before.name != observer.name:
+        raise SettingError(
+            f"{observer.name}: {before.name} is on\n  expected: one of the two at a time\n"
+            f"  hint: leave the block of {before.name} first"
+        )
     OBSERVER.set(observer)
     try:
         yield
