@@ -23,11 +23,11 @@ BARE = "bare_rnn"
 GUARDS = {  # what is cut out of the copy, line by line
     "engine.py": {
         "        self.origin: Any = None  # what an observer has written down of the call\n": "",
-        "            observer = OBSERVER.get()\n"
-        "            body = forward if observer is None else observer.body(operation)\n": "",
+        "        observer = OBSERVER.get()\n"
+        "        body = forward if observer is None else observer.body(operation)\n": "",
         "y = body(": "y = forward(",
-        "            if observer is not None:\n"
-        "                observer.recorded(node, operation, values, y)\n": "",
+        "        if observer is not None:\n"
+        "            observer.recorded(node, operation, values, y)\n": "",
     },
     "sweep.py": {
         "        if node.watch is not None and is_changed(node, source):\n"

@@ -111,6 +111,8 @@ class Outputs(Term):
 
 def add(x: Any, y: Any) -> Any:
     """The sum of two cotangents, arrays or terms; the arrays themselves are left as they are."""
+    if type(x) is np.ndarray and type(y) is np.ndarray:
+        return x + y
     if isinstance(x, (Sum, Outputs)):
         return x.include(y)
     if isinstance(x, Term) or isinstance(y, Term):

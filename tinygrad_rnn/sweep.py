@@ -42,10 +42,8 @@ def sweep(
         """Add ``g``, which came along the edge from ``source``, to the cotangent of ``node``."""
         if node.watch is not None and is_changed(node, source):
             raise changed(node, source)
-        if getattr(g, "shape", g) != node.shape:
-            g = summed(g, node, source)
-        if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
-            g = g.dense()  # terms are not recorded
+        if type(g) is not ndarray or g.shape != node.shape:
+            g = fitted(g, node, source, kind)
         if node in cotangents:
             cotangents[node] = add(cotangents[node], g)
         else:
@@ -80,7 +78,9 @@ def sweep(
                     values = rule.as_tensors(values, node, parent, kind)
                 if rule.position is not None:
                     if needed is None or parent in needed:
-                        arrive(parent, rule.vjp(g, *values), node)
+                        n, vjp = len(values), rule.vjp  # a star costs as much as the call itself
+                        part = vjp(g, values[0]) if n == 1 else vjp(g, *values) if n else vjp(g)
+                        arrive(parent, part, node)
                     continue
                 for one, part in rule.jointly(g, values, parent, node):
                     if one is not None and part is not None and (needed is None or one in needed):
@@ -94,22 +94,29 @@ def sweep(
     return found
 
 
-def summed(g: Any, node: Node, source: Node) -> Any:
-    """``g`` summed to the shape of ``node``, which had been broadcast in the call of ``source``."""
-    if not hasattr(g, "shape"):
-        raise DtypeError(
-            f"{source.name}: a VJP returned {described(g)}\n  expected: an array\n"
-            "  hint: g times the slope, g * 2 * x for x * x"
-        )
-    lead = len(g.shape) - len(node.shape)
-    sides = zip(node.shape, g.shape[max(lead, 0) :], strict=False)
-    if lead < 0 or any(mine not in (1, its) for mine, its in sides):
-        raise ShapeError(
-            f"{source.name}: a VJP returned a cotangent of shape {g.shape}\n  expected:"
-            f" {node.shape}, the argument's, or what that broadcasts to\n"
-            "  hint: a cotangent has the shape of its argument; of a sum along axes it is broadcast"
-        )
-    return sum_to(g, node.shape)
+def fitted(g: Any, node: Node, source: Node, kind: type[TensorCore] | None) -> Any:
+    """``g`` summed to the shape of ``node``, if that had been broadcast in the call of ``source``.
+
+    Written out, if the backward pass is recorded, for terms are not.
+    """
+    if getattr(g, "shape", g) != node.shape:
+        if not hasattr(g, "shape"):
+            raise DtypeError(
+                f"{source.name}: a VJP returned {described(g)}\n  expected: an array\n"
+                "  hint: g times the slope, g * 2 * x for x * x"
+            )
+        lead = len(g.shape) - len(node.shape)
+        sides = zip(node.shape, g.shape[max(lead, 0) :], strict=False)
+        if lead < 0 or any(mine not in (1, its) for mine, its in sides):
+            raise ShapeError(
+                f"{source.name}: a VJP returned a cotangent of shape {g.shape}\n  expected:"
+                f" {node.shape}, the argument's, or what that broadcasts to\n  hint: a cotangent"
+                " has the shape of its argument; of a sum along axes it is broadcast"
+            )
+        g = sum_to(g, node.shape)
+    if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
+        return g.dense()
+    return g
 
 
 def settled(node: Node, g: Any, keeps: bool) -> Any:
