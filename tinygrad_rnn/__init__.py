@@ -11,6 +11,7 @@ from . import cotangents
 from .engine import no_grad, op
 from . import backend
 from .linear import *
+from . import sparse
 from . import stale
 from . import sweep
 from .backward import grad

@@ -8,13 +8,14 @@ host and device, the scatter-add, and the test of ids.
 from __future__ import annotations
 
 from functools import cache
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
 from .errors import DeviceError, IndexRangeError
 
-__all__ = ["Backend", "CupyBackend", "backend_for", "backend_of", "is_array"]
+__all__ = ["Backend", "CupyBackend", "backend_for", "backend_of", "is_array", "writable"]
 
 
 _CACHED = 2**18
@@ -148,6 +149,13 @@ _NUMPY = Backend()
 @cache
 def _cupy() -> CupyBackend:
     return CupyBackend()
+
+
+def writable(x: Any) -> Any:
+    """The array of ``x``, in rows without gaps, if nobody but ``x`` holds it; or else a copy."""
+    # 2 are the Tensor and the call.  A view, and what a graph keeps, hold on to it as well.
+    alone = getrefcount(x.array) == 2 and x.array.flags.owndata and x.array.flags.c_contiguous
+    return x.array if alone else x.array.copy()
 
 
 def is_array(x: Any) -> bool:

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from .cotangents import Sum, Term
+from .cotangents import Term
 from .engine import Node, TensorCore
 from .errors import DtypeError, NotTrackedError, ShapeError, described
 from .linear import Placed
+from .sparse import Rows, are_at_ids, rows_added_up, rows_in, terms_of
 from .stale import Freed
 from .sweep import sweep
 
@@ -32,10 +33,15 @@ def backward(
     found = sweep(roots, kind=kind, free=not (retain_graph or create_graph))
     for node, g in found.items():  # only now, so that an error on the way leaves no half-added sums
         watch: Any = node.watch
-        if watch.grad is None and is_rows(g):
+        old: Any = watch.grad
+        if watch.sparse and not isinstance(g, TensorCore) and not isinstance(old, TensorCore):
+            parts = [rows_in(part) for part in (old, g) if part is not None]
+            watch.grad = rows_added_up(parts)
+        elif old is None and is_rows(g):
             watch.grad = g
         else:
-            old, new = gathered(node, type(y)), own(g, node, type(y))
+            old = own(old, node, type(y)) if isinstance(old, Term) else old
+            new: Any = own(g, node, type(y))
             watch.grad = new if old is None else old + new
 
 
@@ -165,8 +171,7 @@ def own(g: Any, node: Node, kind: type[TensorCore]) -> TensorCore:
 
 def is_rows(g: Any) -> bool:
     """Whether ``g`` is rows of a table and nothing else, fewer than the table has."""
-    terms = g.terms() if isinstance(g, Sum) and g.total is None else [g]
-    places = all(isinstance(term, Placed) for term in terms)
+    places = all(isinstance(term, Placed) for term in terms_of(g))
     return places and g.nbytes < prod(g.shape) * g.dtype.itemsize
 
 
@@ -174,16 +179,19 @@ def gathered(node: Node, kind: type[TensorCore]) -> Any:
     """The gradient that ``node`` has gathered, None if there is none.
 
     That of an embedding table is kept as the rows that were looked up, and written out here: often
-    nobody asks, for an optimiser may take the rows as they are.
+    nobody asks, for an optimiser may take the rows as they are.  With ``sparse`` they stay rows.
     """
     watch = node.watch
     if watch is not None and isinstance(watch.grad, Term):
-        watch.grad = own(watch.grad, node, kind)
+        g = watch.grad
+        watch.grad = rows_in(g) if watch.sparse else own(g, node, kind)
     return None if watch is None else watch.grad
 
 
-def rows_of_grad(x: TensorCore) -> list[Placed]:
-    """The rows that make up the gradient of ``x``, if it has one and it is kept as rows."""
-    watch = x.node.watch if x.node is not None else None
-    g = None if watch is None else watch.grad
-    return g.terms() if isinstance(g, Sum) else [g] if isinstance(g, Placed) else []
+def rows_of_grad(x: TensorCore) -> Rows | None:
+    """The gradient of ``x`` as rows, if that is how it is kept."""
+    node = x.node
+    if node is None or node.watch is None or not are_at_ids(node.watch.grad):
+        return None
+    node.watch.grad = rows_in(node.watch.grad)
+    return node.watch.grad

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from sys import getrefcount
 from typing import Any
 
 import numpy as np
 
-from .backend import backend_of
+from .backend import backend_of, writable
+from .backward import rows_of_grad
 from .errors import DtypeError, NonFiniteError, SettingError, described
+from .sparse import Rows
 from .tensor import Tensor
 
 __all__ = ["clip_grad_norm_"]
@@ -38,19 +41,42 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
             "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
         )
     pairs = named("clip_grad_norm_", parameters)
-    grads = [(name, x, x.grad.array) for name, x in pairs if x.grad is not None]
-    norm = math.hypot(*[_finite_norm(name, g) for name, _, g in grads])
+    norm = math.hypot(*[_finite_norm(name, rows_of_grad(x) or x.grad) for name, x in pairs])
     factor = float(max_norm) / (norm + 1e-6)
     if factor < 1:
-        for _, x, g in grads:
-            x.grad = Tensor(backend_of(g).asarray(g * factor))
+        for _, x in pairs:
+            _scale(x, factor)
     return norm
 
 
-def _finite_norm(name: str, g: Any) -> float:
-    """The Euclidean length of ``g``, in float64, where squares of float32 cannot overflow."""
-    expect_finite("clip_grad_norm_", name, g)
-    return float(np.linalg.norm(g.astype(np.float64)))
+def entries_of(g: Tensor | Rows) -> Any:
+    """The array of a gradient; of one that is kept as rows, the rows."""
+    return g.values if isinstance(g, Rows) else g.array
+
+
+def _finite_norm(name: str, grad: Any) -> float:
+    """The length of a gradient, in float64, where squares of float32 cannot overflow; 0 of None."""
+    if grad is None:
+        return 0.0
+    flat, squares = entries_of(grad).reshape(-1), 0.0
+    for block in backend_of(flat).blocks(flat):
+        x = flat[block].astype(np.result_type(flat, np.float64), copy=False)
+        squares += float(abs(np.vdot(x, x)))
+    if not math.isfinite(squares):
+        expect_finite("clip_grad_norm_", name, entries_of(grad))
+    return math.sqrt(squares)
+
+
+def _scale(x: Tensor, factor: float) -> None:
+    """Multiply the gradient of ``x``; an array that anybody else holds is left as it is."""
+    rows = rows_of_grad(x)
+    if rows is not None:
+        x.grad = Rows(rows.values * factor, rows.ids, rows.shape, once=True)
+    elif x.grad is not None:
+        held = getrefcount(x.grad) > 2  # by x and the call, and by somebody else
+        g = x.grad.array.copy() if held else writable(x.grad)
+        g *= factor
+        x.grad = Tensor(g)
 
 
 def expect_finite(caller: str, name: str, g: Any) -> None:

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from sys import getrefcount
 from typing import Any, ClassVar
 
 import numpy as np
 
-from .backend import backend_of
+from .backend import backend_of, writable
 from .backward import rows_of_grad
-from .clipping import Parameters, clip_grad_norm_, expect_finite, named
+from .clipping import Parameters, clip_grad_norm_, entries_of, expect_finite, named
 from .engine import change
 from .errors import (
     DtypeError,
@@ -31,6 +30,7 @@ from .errors import (
     expect_number,
 )
 from .saving import fitted, host_array
+from .sparse import Rows
 from .tensor import Tensor
 
 __all__ = [
@@ -74,7 +74,7 @@ class Optimizer:
         raise NotImplementedError
 
     def moves_rows(self) -> bool:
-        """Whether ``w - lr * g`` is all there is to a step, so that rows without gradient stay."""
+        """Whether a step leaves rows without gradient, and their memory, as they are."""
         return False
 
     def step(self, check_finite: bool = True) -> None:
@@ -86,30 +86,47 @@ class Optimizer:
         by = f"{type(self).__name__}.step"
         # It may be set to anything: a NumPy float64, say, would make float32 parameters float64.
         self.lr = expect_number(by, "lr", self.lr)
+        grads = [
+            self._gradient(by, name, x) for name, x in zip(self.names, self.parameters, strict=True)
+        ]
         if check_finite:
-            for name, parameter in zip(self.names, self.parameters, strict=True):
-                for part in _parts_of_grad(parameter):
-                    expect_finite(by, name, part)
-        for parameter, memory in zip(self.parameters, self.memories, strict=True):
-            rows = rows_of_grad(parameter) if self.moves_rows() else []
-            g: Any = None if rows else parameter.grad
-            if rows or g is not None:
-                w = _writable(parameter)
-                if rows:
-                    self._move_rows(w, rows)
-                else:
-                    self._move_all(w, g.array.astype(w.dtype, copy=False), memory)
+            for name, g in zip(self.names, grads, strict=True):
+                if g is not None:
+                    expect_finite(by, name, entries_of(g))
+        for parameter, g, memory in zip(self.parameters, grads, self.memories, strict=True):
+            if g is not None:
+                w = writable(parameter)
+                if self.remembers() and not memory:
+                    memory |= self.remembered(w)
+                (self._move_rows if isinstance(g, Rows) else self._move_all)(w, g, memory)
                 change(parameter, w, by)
 
-    def _move_rows(self, w: Any, rows: list[Any]) -> None:
-        """Move the rows of ``w`` that have a gradient."""
-        for row in rows:
-            backend_of(w).scatter_add(w, row.index, -self.lr * row.g, row.once)
+    def _gradient(self, by: str, name: str, x: Tensor) -> Any:
+        """That of ``x``: None, a Tensor, or Rows if it is kept so and they are all that moves."""
+        if self.moves_rows():
+            return rows_of_grad(x) or x.grad
+        if isinstance(x.grad, Rows):
+            raise SettingError(
+                f"{by}: the gradient of {name}, {described(x)}, is kept as rows of it, for"
+                " sparse=True, but all of it would move\n"
+                "  expected: SGD without momentum, or Adagrad, and no weight decay\n"
+                "  hint: leave sparse=True out; rows are used without it too, wherever that is the"
+                " same"
+            )
+        return x.grad
 
-    def _move_all(self, w: Any, g: Any, memory: Memory) -> None:
+    def _move_rows(self, w: Any, rows: Rows, memory: Memory) -> None:
+        """Move the rows of ``w`` that have a gradient, as if they were all of it."""
+        parts = {name: x[rows.ids] for name, x in memory.items()}
+        moved = w[rows.ids]
+        self.move(moved, rows.values.astype(w.dtype, copy=False), **parts)
+        w[rows.ids] = moved
+        for name, x in parts.items():
+            memory[name][rows.ids] = x
+
+    def _move_all(self, w: Any, grad: Tensor, memory: Memory) -> None:
         """Move ``w`` block by block."""
-        if self.remembers() and not memory:
-            memory |= self.remembered(w)
+        g = grad.array.astype(w.dtype, copy=False)
         if "t" in memory:
             memory["t"] = memory["t"] + 1
         w, g = w.reshape(-1), g.reshape(-1)
@@ -236,6 +253,9 @@ class Adagrad(Optimizer):
         self.lr, self.eps = self._number("lr", lr), self._number("eps", eps)
         self.weight_decay = self._number("weight_decay", weight_decay)
 
+    def moves_rows(self) -> bool:
+        return bool(self.eps) and not self.weight_decay  # without eps, 0 / 0 would move
+
     def remembered(self, w: Any) -> Memory:
         return {"s": _zeros(w)}
 
@@ -358,21 +378,8 @@ class AdamW(Adam):
         self.adapt(w, g, int(t), m, v)
 
 
-def _writable(x: Tensor) -> Any:
-    """The array of ``x``, in rows without gaps, if nobody else holds it; or else a copy."""
-    # 2 are the Tensor and the call.  A view, and what a graph keeps, hold on to it as well.
-    alone = getrefcount(x.array) == 2 and x.array.flags.owndata and x.array.flags.c_contiguous
-    return x.array if alone else x.array.copy()
-
-
 def _zeros(w: Any) -> Any:
     return backend_of(w).zeros(w.shape, w.dtype)
-
-
-def _parts_of_grad(x: Tensor) -> list[Any]:
-    """The arrays that make up the gradient of ``x``: one, or those of its rows."""
-    rows = rows_of_grad(x)
-    return [row.g for row in rows] if rows else [] if x.grad is None else [x.grad.array]
 
 
 # ---- what may be passed ------------------------------------------------------------------------

@@ -92,17 +92,29 @@ class Embedding(Module):
 
     ``ids`` are integers of any shape; the result is (*ids.shape, embedding_dim).  DtypeError for
     other dtypes, IndexRangeError unless ``0 <= id < num_embeddings``.
+
+    With ``sparse``, ``weight.grad`` is no table but the rows that have a gradient, ``values`` at
+    ``ids``, each id once; ``dense()`` writes it out.  Only optimisers that move nothing else take
+    it: SGD without momentum, and Adagrad, both without weight decay.
     """
 
     def __init__(
-        self, num_embeddings: int, embedding_dim: int, rng: np.random.Generator | None = None
+        self,
+        num_embeddings: int,
+        embedding_dim: int,
+        rng: np.random.Generator | None = None,
+        sparse: bool = False,
     ) -> None:
         expect_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.sparse = sparse
         table = given_rng(rng).standard_normal((num_embeddings, embedding_dim))
         self.weight = tensor(table, np.float32, requires_grad=True)
 
     def forward(self, ids: Any) -> Any:
+        watch = getattr(self.weight.node, "watch", None)
+        if self.sparse and watch is not None:
+            watch.sparse = True
         return embedding(ids, self.weight)
 
 

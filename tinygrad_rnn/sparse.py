@@ -1,0 +1,80 @@
+"""The gradient of a table as the few rows of it that were looked up.
+
+A vocabulary has 10,000 words and a batch 700: to write out the other rows, all 0, and to go through
+them in every step, would take longer than the rest of the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from .backend import backend_of
+from .cotangents import Sum, Term
+from .linear import Placed, to_device
+
+
+class Rows(Placed):
+    """A gradient as the rows that have one: ``values`` (n, ...) at ``ids`` (n,), each id once.
+
+    ``dense()`` is the whole of it, an array.
+    """
+
+    __slots__ = ()
+
+    @property
+    def ids(self) -> Any:
+        return self.index
+
+    @property
+    def values(self) -> Any:
+        return self.g
+
+    def __repr__(self) -> str:
+        return f"Rows(ids={self.ids}, values={self.values}, shape={self.shape})"
+
+    def detach(self) -> Rows:
+        return self
+
+    def to(self, device: str) -> Rows:
+        """These rows on another device."""
+        values, ids = (to_device(x, device) for x in (self.values, self.ids))
+        return Rows(values, ids, self.shape, once=True)
+
+
+def rows_added_up(terms: Sequence[Placed]) -> Rows:
+    """The sum of terms at integer ids: ids in ascending order, the rows of equal ones added up."""
+    (n, *sides), backend = terms[0].shape, backend_of(terms[0].g)
+    places = [np.where(term.index < 0, term.index + n, term.index).reshape(-1) for term in terms]
+    ids = np.unique(np.concatenate(places))
+    dtype = np.result_type(*[term.dtype for term in terms])
+    values = backend.zeros((len(ids), *sides), dtype)
+    for term, place in zip(terms, places, strict=True):
+        g = term.g.reshape((len(place), *sides))
+        backend.scatter_add(values, np.searchsorted(ids, place), g, term.once)
+    return Rows(values, ids, terms[0].shape, once=True)
+
+
+def rows_in(g: Any) -> Rows:
+    """``g``, a term or an array, as rows: those that were looked up, or that are not 0."""
+    if isinstance(g, Rows):
+        return g
+    if not are_at_ids(g):
+        g = g.dense() if isinstance(g, Term) else g
+        ids = np.flatnonzero((g != 0).reshape((len(g), prod(g.shape[1:]))).any(axis=1))
+        g = Placed(g[ids], ids, g.shape, once=True)
+    return rows_added_up(terms_of(g))
+
+
+def are_at_ids(g: Any) -> bool:
+    """Whether ``g`` is terms at integer ids, and nothing else."""
+    dtypes = [getattr(getattr(term, "index", None), "dtype", None) for term in terms_of(g)]
+    return all(dtype is not None and dtype.kind in "iu" for dtype in dtypes)
+
+
+def terms_of(g: Any) -> list[Any]:
+    """The terms that ``g`` is the sum of; itself, if it has a part that is none."""
+    return g.terms() if isinstance(g, Sum) and g.total is None else [g]
