@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 from tinygrad_rnn.nn import recurrent
+from tinygrad_rnn.nn.packed import packed_order
 
 from .equations import CELLS, layers_by_equations, slope
 
@@ -234,11 +235,11 @@ def test_lengths_may_be_of_any_integer_kind_and_left_out_if_all_are_full():
 def test_the_chains_of_lengths_that_come_again_are_kept():
     net = Net("gru", 0, [3, 1, 2])
     net.layer(net.xs)
-    kept = recurrent._packed((3, 2, 1))
-    before = recurrent._packed.cache_info().misses
+    kept = packed_order((3, 2, 1))
+    before = packed_order.cache_info().misses
     net.layer([net.xs[b] for b in (2, 0, 1)])  # in another order, too
-    assert recurrent._packed.cache_info().misses == before
-    assert recurrent._packed((3, 2, 1)) is kept
+    assert packed_order.cache_info().misses == before
+    assert packed_order((3, 2, 1)) is kept
 
 
 # ---- dropout -----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from . import readout
 from .functional import *
 from . import fused
 from .tensor import Tensor, tensor
+from . import sequences
 from .transforms import hvp, jvp, vjp
 from .through_time import detach, truncated_bptt, windows
 from .recompute import checkpoint

@@ -37,7 +37,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from . import arithmetic, functional, fused, linear, products, readout, reductions
+from . import arithmetic, functional, fused, linear, products, readout, reductions, sequences
 from .fold import fold
 from .structure import Structure
 
@@ -45,8 +45,8 @@ ANALYTIC = frozenset(
     """
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
     softplus relu where maximum minimum sum_to broadcast_to cumsum reshape transpose permute
-    getitem scatter concatenate stack unstack sum max logsumexp softmax matmul einsum read fill
-    lstm_gates affine softmax_losses
+    getitem scatter concatenate split stack unstack sum max logsumexp softmax matmul einsum read fill
+    lstm_gates lstm gru elman affine softmax_losses
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
@@ -492,6 +492,71 @@ def _np_lstm_gates(a: Any, *cs: Any) -> Any:
     return np.tanh(c) / (1 + np.exp(-o)), c
 
 
+def _sequences(blocks: int, parts: int, biases: int = 1) -> Callable[[Draw], Case]:
+    """Sequences of any lengths, in either direction, with few entries in all."""
+
+    def case(draw: Draw) -> Case:
+        counts = sorted([draw.integer(1, 2) for _ in range(draw.integer(1, 2))], reverse=True)
+        N, B = sum(counts), counts[0]
+        D, H = draw.choice([(1, 1), (2, 1), (1, 2)])
+        shapes: list[tuple[int, ...]] = [(N, D), (blocks * H, D), (blocks * H, H)]
+        shapes += [(blocks * H,)] * (biases if draw.choice([True, False]) else 0)
+        keywords = {"counts": counts, "backward": draw.choice([False, True]), "parts": parts}
+        return [draw.normal(shape) for shape in [*shapes, *[(B, H)] * parts]], keywords
+
+    return case
+
+
+def _elman(draw: Draw) -> Case:
+    arrays, keywords = _sequences(1, 1)(draw)
+    return arrays, keywords | {"nonlinearity": draw.choice(list(sequences.NONLINEARITIES))}
+
+
+def _over(operation: Callable[..., Any], biases: int = 1) -> Callable[..., Any]:
+    """The operation as a function of its arrays, with or without biases."""
+
+    def function(*xs: Any, counts: Any, backward: bool, parts: int, **settings: Any) -> Any:
+        given = xs[3:-parts] or [None] * biases
+        course = sequences.Course(counts, backward)
+        return operation(*xs[:3], *given, *xs[-parts:], course, **settings)
+
+    return function
+
+
+def _np_over(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Each sequence by itself: ``state = step(U x, W h, *state)``, the biases in the products."""
+
+    def function(*xs: Any, counts: Any, backward: bool, parts: int, **settings: Any) -> Any:
+        x, U, W, *given = xs[:-parts]
+        b_u, b_w = [*given, 0.0, 0.0][:2]
+        outputs = np.zeros((len(x), W.shape[1]), np.result_type(*xs))
+        finals = [part.astype(outputs.dtype) for part in xs[-parts:]]
+        starts = np.cumsum([0, *counts]).tolist()
+        for b in range(counts[0]):
+            state = [part[b] for part in finals]
+            rows = [start + b for start, n in zip(starts, counts, strict=False) if b < n]
+            for row in reversed(rows) if backward else rows:
+                state = step(U @ x[row] + b_u, W @ state[0] + b_w, *state, **settings)
+                outputs[row] = state[0]
+            for part, own in zip(finals, state, strict=True):
+                part[b] = own
+        return outputs, *finals
+
+    return function
+
+
+def _np_gru(u: Any, w: Any, h: Any) -> Any:
+    (u_r, u_z, u_n), (w_r, w_z, w_n) = np.split(u, 3), np.split(w, 3)
+    r, z = 1 / (1 + np.exp(-u_r - w_r)), 1 / (1 + np.exp(-u_z - w_z))
+    return [(1 - z) * np.tanh(u_n + r * w_n) + z * h]
+
+
+def _np_elman(u: Any, w: Any, h: Any, nonlinearity: str) -> Any:
+    a = u + w
+    f = {"tanh": np.tanh(a), "relu": a * (a > 0), "sigmoid": 1 / (1 + np.exp(-a))}
+    return [f[nonlinearity]]
+
+
 def _np_scatter(x: Any, index: Any, shape: Any) -> Any:
     out = np.zeros(shape, x.dtype)
     np.add.at(out, index, x)
@@ -629,6 +694,10 @@ ROWS: list[Row] = [
     Row("affine", readout.affine, lambda x, weight, bias: x @ weight.T + bias, _read_out),
     Row("softmax_losses", readout.softmax_losses, lambda x, ids: -np.log(
         _np_softmax(x)[np.arange(len(ids)), ids]), _one_class_each),
+    Row("lstm", _over(sequences.lstm),
+        _np_over(lambda u, w, h, c: _np_lstm_gates(u + w, c)), _sequences(4, 2)),
+    Row("gru", _over(sequences.gru, 2), _np_over(_np_gru), _sequences(3, 1, 2)),
+    Row("elman", _over(sequences.elman), _np_over(_np_elman), _elman),
     Row("fold", _folded, _np_folded, _forest),
 ]  # fmt: skip
 

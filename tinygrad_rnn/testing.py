@@ -97,9 +97,10 @@ def laid_out(draw: Any, x: np.ndarray) -> np.ndarray:
         x.flags.writeable = False
         return x
     step, start = {"strided": (2, 0), "reversed": (-1, None), "window": (1, 2)}[layout]
-    room = np.full([2 * n + 4 for n in x.shape], np.nan)
+    dtype = np.result_type(x, np.float16)  # which holds NaN
+    room = np.full([2 * n + 4 for n in x.shape], np.nan, dtype)
     if layout == "reversed":
-        room = np.empty(x.shape)
+        room = np.empty(x.shape, dtype)
     window = tuple(slice(start, None if start is None else start + n * step, step) for n in x.shape)
     room[window] = x
     return np.asarray(room[window])

@@ -115,11 +115,11 @@ class Cell(Module):
     def begun(self, u: Any, state: Any) -> list[Any]:
         """The parts of a state, those that are left out as at the beginning of a sequence."""
         return [
-            self._initial(name, u.shape[:-1]) if part is None else part
+            self.initial(name, u.shape[:-1]) if part is None else part
             for name, part in zip(self.states, self.parts(state), strict=True)
         ]
 
-    def _initial(self, name: str, lead: tuple[int, ...]) -> Any:
+    def initial(self, name: str, lead: tuple[int, ...]) -> Any:
         """The part ``name`` of the state before the first step, (*lead, H)."""
         shape = (*lead, getattr(self, self.states[name]))
         learned = getattr(self, f"initial_{name}", None)

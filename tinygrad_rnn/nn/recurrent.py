@@ -5,14 +5,13 @@ each step that there is, and a forest of chains; it runs ``fold(cell.step, chain
 The backward direction is the fold over the reversed chains.  Padding never enters the matrix, so
 nothing has to be masked.
 
-The rows are in packed order: sequences by decreasing length, and first the first step of all, then
-the second of all that have one, and so on.  So the fold over time reads slices.
+The rows are in packed order, so the fold over time reads slices.  The same in one operation, which
+is several times as fast, runs where ``_operation`` finds one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,12 +21,15 @@ from ..errors import DtypeError, ShapeError, described, expect_count, expect_num
 from ..fold import fold
 from ..functional import dropout
 from ..linear import concatenate, reshape, scatter, split, stack, swapaxes
+from ..observer import OBSERVER
 from ..rows import read
+from ..sequences import elman, fits, gru, lstm
 from ..structure import Structure, as_index
 from ..tensor import Tensor
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, parts_of_state
 from .layers import expect_sizes, hint_for_rows
 from .module import Module
+from .packed import Packed, packed_order
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
@@ -173,28 +175,41 @@ class Recurrent(Module):
         Sequence b has ``steps[b]`` rows in ``x``: ``first[b]``, and then every ``stride``-th.
         """
         order = np.argsort(-steps, kind="stable")
-        packed = _packed(tuple(steps[order].tolist()))
+        packed = packed_order(tuple(steps[order].tolist()))
         sequence = order[packed.ranks]  # of each row of the matrix
         place = as_index(first[sequence] + stride * packed.steps)
+        to_packed, from_packed = as_index(order), as_index(np.argsort(order))
         finals: list[list[Any]] = []
         rows, cells = _taken(x, place), list(self.cells.values())
         for layer in range(self.num_layers):
             rows, outputs = self._dropped(rows, layer, sequence), []
             for backward in [False, True][: 1 + self.bidirectional]:
-                chains, last = packed.direction(backward)
                 cell, begin = cells[len(finals)], None
                 if initial is not None:
-                    leaves = as_index(sequence[chains.leaves])
-                    begin = _state([_taken(h[len(finals)], leaves) for h in initial])
-                states = _parts(self._folded(cell, chains, rows, begin, sequence))
-                ends = np.empty_like(last)
-                ends[order] = last  # from packed order to that of the sequences
-                finals.append([_taken(h, as_index(ends)) for h in states])
-                outputs.append(states[0])
+                    begin = [_taken(h[len(finals)], to_packed) for h in initial]
+                output, *ends = self._over(cell, packed, backward, rows, begin, sequence)
+                finals.append([_taken(h, from_packed) for h in ends])
+                outputs.append(output)
             rows = concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
         if not _is_all(place, x.shape[0]):
             rows = scatter(rows, place, (x.shape[0], rows.shape[-1]), once=True)
         return rows, _state([stack(parts) for parts in zip(*finals, strict=True)])
+
+    def _over(
+        self, cell: Cell, packed: Packed, backward: bool, rows: Any, begin: Any, sequence: Any
+    ) -> tuple[Any, ...]:
+        """One layer in one direction: outputs in packed order, and the parts of the final state."""
+        masked = self.variational and self.dropout and self.training
+        operation = None if masked else _operation(cell, rows, begin)
+        if operation:
+            states = begin or [cell.initial(name, (len(packed.first),)) for name in cell.states]
+            return operation(cell, rows, states, packed.courses[backward])
+        chains, last = packed.direction(backward)
+        if begin is not None:
+            leaves = as_index(packed.ranks[chains.leaves])
+            begin = _state([_taken(h, leaves) for h in begin])
+        states = _parts(self._folded(cell, chains, rows, begin, sequence))
+        return states[0], *[_taken(h, as_index(last)) for h in states]
 
     def _folded(self, cell: Cell, chains: Structure, rows: Any, begin: Any, sequence: Any) -> Any:
         """The states of all steps of one layer in one direction."""
@@ -329,33 +344,40 @@ class GRU(Recurrent):
     cell_class = GRUCell
 
 
-# ---- packed order ------------------------------------------------------------------------------
+# ---- whole sequences in one operation ----------------------------------------------------------
 
 
-class _Packed:
-    """Sequences of decreasing ``lengths`` in packed order: what depends on the lengths alone.
+def _operation(cell: Cell, rows: Any, begin: Any) -> Any:
+    """The operation that is ``cell`` over whole sequences; None where the fold has to run.
 
-    Row i is step ``steps[i]`` of sequence ``ranks[i]``.
+    There is one for the cells below as they are, with no method of their own, on NumPy arrays of
+    one dtype, while no observer wants to see the steps.
     """
-
-    def __init__(self, lengths: tuple[int, ...]) -> None:
-        ends = np.array(lengths)
-        going = len(ends) - np.cumsum(np.bincount(ends))[:-1]  # at each step, how many there are
-        starts = np.cumsum(going) - going
-        self.steps = np.repeat(np.arange(len(going)), going)
-        self.ranks = np.arange(len(self.steps)) - starts[self.steps]
-        inner = self.steps > 0
-        before = (starts[self.steps - 1] + self.ranks)[inner]
-        self.chains = Structure(inner.astype(np.intp), before, heights=self.steps)
-        self.first, self.last = np.arange(len(ends)), starts[ends - 1] + np.arange(len(ends))
-
-    def direction(self, backward: bool) -> tuple[Structure, np.ndarray]:
-        """The chains in one direction, and for each sequence the row with which it ends there."""
-        return (self.chains.reversed(), self.first) if backward else (self.chains, self.last)
+    observer = OBSERVER.get()
+    seen = observer is not None and observer.sees_steps
+    if seen or not fits(rows, *[getattr(cell, name, None) for name in _WEIGHTS], *(begin or [])):
+        return None
+    for kind, operation in _OPERATIONS.items():
+        if isinstance(cell, kind) and getattr(cell, "reset_after", True):
+            methods = [(getattr(cell, name), getattr(kind, name)) for name in _METHODS]
+            if all(getattr(mine, "__func__", None) is its for mine, its in methods):
+                return operation
+    return None
 
 
-# So that lengths that come again, as in every epoch, cost nothing.
-_packed = lru_cache(maxsize=64)(_Packed)
+_METHODS = ("U", "W", "bias", "begun", "initial", "parts", "step")
+_WEIGHTS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+_OPERATIONS: dict[type[Cell], Any] = {
+    LSTMCell: lambda cell, x, states, course: lstm(
+        x, cell.weight_ih, cell.weight_hh, cell.bias(), states[0], states[1], course
+    ),
+    GRUCell: lambda cell, x, states, course: gru(
+        x, cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh, states[0], course
+    ),
+    RNNCell: lambda cell, x, states, course: elman(
+        x, cell.weight_ih, cell.weight_hh, cell.bias(), states[0], course, cell.nonlinearity
+    ),
+}
 
 
 def _taken(x: Any, rows: Any) -> Any:

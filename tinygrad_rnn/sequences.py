@@ -1,0 +1,455 @@
+"""Whole sequences in one operation each: an LSTM, a GRU and a simple recurrent net over time.
+
+A step of a loop costs as much to record as to compute.  Here all steps are one operation, with a
+VJP written out by hand.  Beside each stands the loop that defines it, which is what runs where
+somebody has to see the steps; a law holds the two equal, to any order.
+
+    x, outputs   (N, D), (N, H)   rows in packed order: sequences by decreasing length, first the
+                                  first step of all, then the second of all that have one, ...
+    h, c         (B, H)           initial and final states, in the order of the sequences
+    weight_ih    (kH, D)          U, a block of H rows for each of k gates; its bias is (kH,)
+    weight_hh    (kH, H)          W, the same
+
+A buffer of B states begins as the initial ones.  A step of n sequences reads and writes the first n
+of them; the others have ended or, where time runs backward, have not begun.  In the end it holds
+the final states.  The way back is the mirror image, with a buffer of cotangents.  So nothing is
+padded or masked, and both directions are one loop.
+
+Three things make it fast.  ``U x + b`` of all steps is one product, and so is each cotangent of x,
+U and W; only ``W h`` stays in the loop.  States stand there as columns, (H, n): BLAS multiplies
+``W`` by few columns faster than few rows by ``W^T``, and each gate of ``W h`` (kH, n) is one block.
+And a step allocates nothing: what it computes goes to where it is kept, or where others have been.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .arithmetic import relu, sigmoid, tanh
+from .backward import cotangents_of
+from .engine import TensorCore, is_recording, leaf, op, recording
+from .fused import lstm_gates
+from .linear import concatenate, reshape, split
+from .products import OuterProduct
+from .readout import affine
+from .tensor import Tensor
+
+__all__ = [
+    "Course",
+    "elman",
+    "elman_defined",
+    "fits",
+    "gru",
+    "gru_defined",
+    "gru_gates",
+    "lstm",
+    "lstm_defined",
+]
+
+NONLINEARITIES = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid}
+
+
+class Step(NamedTuple):
+    """The ``rows`` of one step, their number n, and the rows of the states ``before`` it.
+
+    Of its n sequences those that have no row before begin with it.
+    """
+
+    rows: slice
+    n: int
+    before: slice
+
+
+class Course:
+    """The steps of packed rows, ``counts[t]`` at time t, as one direction goes through them."""
+
+    def __init__(self, counts: Any, backward: bool) -> None:
+        times = [slice(*ends) for ends in pairwise([0, *np.cumsum(counts).tolist()])]
+        self.steps: list[Step] = []
+        before = slice(0, 0)
+        for rows in reversed(times) if backward else times:
+            count = rows.stop - rows.start
+            before = slice(before.start, min(before.stop, before.start + count))
+            self.steps.append(Step(rows, count, before))
+            before = rows
+
+
+def fits(*arguments: Any) -> bool:
+    """Whether the payloads are NumPy arrays of one real dtype: such as the operations here take."""
+    arrays = [getattr(x, "array", x) for x in arguments if x is not None]
+    dtype = arrays[0].dtype
+    return dtype.kind == "f" and all(isinstance(x, np.ndarray) and x.dtype == dtype for x in arrays)
+
+
+# ---- the definitions ---------------------------------------------------------------------------
+
+
+def lstm_defined(x, weight_ih, weight_hh, bias, h, c, course):
+    """``(outputs, h, c)`` of an LSTM: at each step ``lstm_gates(U x + b + W h, c)``."""
+    return _over(
+        course,
+        lambda u, h, c: lstm_gates(u + h @ weight_hh.T, c),
+        affine(x, weight_ih, bias),
+        h,
+        c,
+    )
+
+
+def gru_defined(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course):
+    """``(outputs, h)`` of a GRU: at each step ``gru_gates(U x + b_ih, W h + b_hh, h)``."""
+    return _over(
+        course,
+        lambda u, h: (gru_gates(u, affine(h, weight_hh, bias_hh), h),),
+        affine(x, weight_ih, bias_ih),
+        h,
+    )
+
+
+def elman_defined(x, weight_ih, weight_hh, bias, h, course, nonlinearity="tanh"):
+    """``(outputs, h)`` of a simple recurrent net: at each step ``f(U x + b + W h)``."""
+    f = NONLINEARITIES[nonlinearity]
+    return _over(course, lambda u, h: (f(u + h @ weight_hh.T),), affine(x, weight_ih, bias), h)
+
+
+def gru_gates(u, w, h):
+    """``h'`` of a GRU from ``u`` and ``w`` (..., 3H), what x and what h says about r, z and n.
+
+    ``r = sigmoid(u_r + w_r)``, ``z = sigmoid(u_z + w_z)``, ``n = tanh(u_n + r * w_n)`` and
+    ``h' = (1 - z) * n + z * h``.
+    """
+    cut = [2 * h.shape[-1]]  # r and z side by side, and n
+    u_rz, u_n = split(u, cut, axis=-1)
+    w_rz, w_n = split(w, cut, axis=-1)
+    r, z = split(sigmoid(u_rz + w_rz), 2, axis=-1)
+    n = tanh(u_n + r * w_n)
+    return n + z * (h - n)  # in one product less
+
+
+def _over(course, step, u, *states: Any):
+    """The outputs and the final states of ``states = step(u, *states)`` over time."""
+    outputs = {}
+    for rows, n, _ in course.steps:
+        new = step(u[rows], *[state[:n] for state in states])
+        outputs[rows.start] = new[0]
+        states = tuple([concatenate([a, b[n:]]) for a, b in zip(new, states, strict=True)])
+    return concatenate([outputs[start] for start in sorted(outputs)]), *states
+
+
+def _is_for_the_definition(gs, x):
+    """Whether cotangents are recorded, or are not of the dtype of the payload ``x``."""
+    return not fits(x, *gs) or any(isinstance(g, TensorCore) for g in gs)
+
+
+def _by_definition(defined, gs, arguments, *others):
+    """The cotangents of ``arguments`` by way of the definition, recorded if the ``gs`` are Tensors.
+
+    One argument may have been computed from another, so each gets a stand-in to end at.
+    """
+    recorded = any(isinstance(g, TensorCore) for g in gs)
+    with recording(True):
+        if recorded:
+            ends = [reshape(x, x.shape) if hasattr(x, "node") else x for x in arguments]
+        else:
+            ends = [x if x is None else Tensor(x, leaf(x)) for x in arguments]
+        ys = defined(*ends, *others)
+        flowing = [i for i, g in enumerate(gs) if g is not None]
+        wanted = [x for x in ends if getattr(x, "node", None) is not None]
+        found = cotangents_of(
+            [ys[i] for i in flowing], wanted, [gs[i] for i in flowing], create_graph=recorded
+        )
+    by_end = {id(x): g for x, g in zip(wanted, found, strict=True)}
+    found = [by_end.get(id(x)) for x in ends]
+    return found if recorded else [None if g is None else g.array for g in found]
+
+
+# ---- what the three have in common -------------------------------------------------------------
+
+
+def _keeps(*arguments):
+    """Whether a call with these arguments is recorded, and whether its first one is tracked."""
+    tracked = [getattr(x, "node", None) is not None for x in arguments]
+    return is_recording() and any(tracked), tracked[0]
+
+
+def _columns(rows):
+    """A copy of (B, H) as columns (H, B)."""
+    return np.array(rows.T, order="C")
+
+
+def _buffer(g, shape, dtype):
+    """A cotangent (B, H) as columns, zeros if it is None."""
+    return np.zeros(shape[::-1], dtype) if g is None else _columns(g)
+
+
+def _projected(x, weight, bias):
+    """``U x + b`` as columns (kH, N)."""
+    u = weight @ x.T
+    if bias is not None:
+        u += bias[:, None]
+    return u
+
+
+def _sigmoid_of_half(t):
+    """``sigmoid(a)`` in place of ``tanh(a / 2)``, of which it is half the sum with 1."""
+    t *= 0.5
+    t += 0.5
+
+
+def _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked):
+    """The cotangents of x, U, W and of their biases; ``dh`` becomes that of the initial h.
+
+    ``step(rows, dh)`` is given the cotangent of the h that a step makes, (H, n); it puts that of
+    the h before in its place, and returns those of U x and of W h, (kH, n) each.
+    """
+    H, N, dtype = h.shape[1], len(x), x.dtype
+    before = np.empty((N, H), dtype)
+    du = dw = np.empty((len(weight_ih), N), dtype)
+    room = np.empty(h.size, dtype)
+    for rows, n, rows_before in reversed(course.steps):
+        mine = dh[:, :n]
+        if g_outputs is not None:
+            shown = room[: H * n].reshape(H, n)
+            shown[...] = g_outputs[rows].T
+            mine += shown
+        of_u, of_w = step(rows, mine)
+        du[:, rows] = of_u
+        if of_w is not of_u:
+            dw = np.empty_like(du) if dw is du else dw
+            dw[:, rows] = of_w
+        going = rows_before.stop - rows_before.start
+        before[rows][:going] = outputs[rows_before]
+        before[rows][going:] = h[going:n]
+    g_x = du.T @ weight_ih if x_is_tracked else None
+    return g_x, OuterProduct(du.T, x), OuterProduct(dw.T, before), du.sum(1), dw.sum(1)
+
+
+# ---- LSTM --------------------------------------------------------------------------------------
+
+
+def lstm(x, weight_ih, weight_hh, bias, h, c, course):
+    """What ``lstm_defined`` gives, in one operation."""
+    arguments = (x, weight_ih, weight_hh, bias, h, c)
+    if not fits(*arguments):
+        return lstm_defined(*arguments, course)
+    return _lstm(*arguments, course, *_keeps(*arguments))[:3]
+
+
+def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_tracked):
+    """From h' = o t, t = tanh(c'), c' = f c + i g, last step first; then through the squashing."""
+    if _is_for_the_definition(gs, x):
+        arguments = (x, weight_ih, weight_hh, bias, h, c)
+        return (*_by_definition(lstm_defined, gs[:3], arguments, course), None, None, None)
+    g_outputs, g_h, g_c, _ = gs
+    outputs, _, _, kept = y
+    (_, H), W_T = h.shape, weight_hh.T.copy()
+    dh, dc = _buffer(g_h, h.shape, x.dtype), _buffer(g_c, h.shape, x.dtype)
+    room = np.empty(8 * h.size, x.dtype)
+
+    def step(rows, dh):
+        n = dh.shape[1]
+        block = kept[6 * H * rows.start : 6 * H * rows.stop].reshape(6, H, n)
+        i, f, g, o, c, t = block
+        of_a, slopes = room[: 8 * H * n].reshape(2, 4, H, n)
+        (di, df, dg, do), slope = of_a, slopes[0]
+        mine = dc[:, :n]
+        np.multiply(dh, t, out=do)
+        np.multiply(t, t, out=slope)
+        np.subtract(1, slope, out=slope)
+        slope *= o
+        slope *= dh
+        mine += slope
+        np.multiply(mine, g, out=di)
+        np.multiply(mine, c, out=df)
+        np.multiply(mine, i, out=dg)
+        mine *= f
+        np.subtract(1, block[:4], out=slopes)  # of a sigmoid s: s (1 - s)
+        slopes *= block[:4]
+        np.multiply(g, g, out=slopes[2])  # of a tanh g: 1 - g^2
+        np.subtract(1, slopes[2], out=slopes[2])
+        of_a *= slopes
+        of_a = of_a.reshape(4 * H, n)
+        np.matmul(W_T, of_a, out=dh)
+        return of_a, of_a
+
+    found = _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked)
+    return *found[:4], dh.T, dc.T, None, None, None
+
+
+@op(_lstm_pulled_back)
+def _lstm(x, weight_ih, weight_hh, bias, h, c, course, keeps, x_is_tracked):
+    """Outputs, h, c; and of each step i, f, g, o, the c before, and tanh(c'), (6, H, n)."""
+    (B, H), N, dtype = h.shape, len(x), x.dtype
+    halves = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], dtype), H)[:, None]
+    bias = None if bias is None else halves[:, 0] * bias
+    u, W = _projected(x, halves * weight_ih, bias), halves * weight_hh
+    h, c = _columns(h), _columns(c)
+    outputs = np.empty((N, H), dtype)
+    kept = np.empty(6 * H * (N if keeps else B), dtype)
+    for rows, n, _ in course.steps:
+        start = 6 * H * rows.start * keeps
+        block = kept[start : start + 6 * H * n].reshape(6, H, n)
+        i, f, g, o, before, t = block
+        a = block[:4].reshape(4 * H, n)
+        mine_h, mine_c = h[:, :n], c[:, :n]
+        np.matmul(W, mine_h, out=a)
+        a += u[:, rows]
+        np.tanh(a, out=a)
+        _sigmoid_of_half(block[:2])
+        _sigmoid_of_half(o)
+        before[...] = mine_c
+        mine_c *= f
+        np.multiply(i, g, out=t)
+        mine_c += t
+        np.tanh(mine_c, out=t)
+        np.multiply(o, t, out=mine_h)
+        outputs[rows] = mine_h.T
+    return outputs, h.T, c.T, kept if keeps else kept[:0].copy()
+
+
+# ---- GRU ---------------------------------------------------------------------------------------
+
+
+def gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course):
+    """What ``gru_defined`` gives, in one operation."""
+    arguments = (x, weight_ih, weight_hh, bias_ih, bias_hh, h)
+    if not fits(*arguments):
+        return gru_defined(*arguments, course)
+    return _gru(*arguments, course, *_keeps(*arguments))[:2]
+
+
+def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, x_is_tracked):
+    """From h' = n + z (h - n), n = tanh(u_n + r w_n), last step first; then through r and z."""
+    if _is_for_the_definition(gs, x):
+        arguments = (x, weight_ih, weight_hh, bias_ih, bias_hh, h)
+        return (*_by_definition(gru_defined, gs[:2], arguments, course), None, None, None)
+    g_outputs, g_h, _ = gs
+    outputs, _, kept = y
+    (_, H), W_T = h.shape, weight_hh.T.copy()
+    dh = _buffer(g_h, h.shape, x.dtype)
+    room = np.empty(9 * h.size, x.dtype)
+
+    def step(rows, dh):
+        n = dh.shape[1]
+        block = kept[5 * H * rows.start : 5 * H * rows.stop].reshape(5, H, n)
+        r, z, w, offer, h = block
+        of_u, of_w, slopes = room[: 9 * H * n].reshape(3, 3, H, n)
+        (dr, dz, dn), slope = of_u, slopes[2]
+        np.subtract(h, offer, out=dz)
+        dz *= dh
+        np.subtract(1, z, out=dn)
+        dn *= dh
+        np.multiply(offer, offer, out=slope)
+        np.subtract(1, slope, out=slope)
+        dn *= slope
+        np.multiply(dn, w, out=dr)
+        np.subtract(1, block[:2], out=slopes[:2])
+        slopes[:2] *= block[:2]
+        of_u[:2] *= slopes[:2]
+        of_w[:2] = of_u[:2]
+        np.multiply(dn, r, out=of_w[2])
+        dh *= z
+        of_u, of_w = of_u.reshape(3 * H, n), of_w.reshape(3 * H, n)
+        dh += np.matmul(W_T, of_w, out=slope)
+        return of_u, of_w
+
+    found = _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked)
+    return *found, dh.T, None, None, None
+
+
+@op(_gru_pulled_back)
+def _gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps, x_is_tracked):
+    """Outputs, h; and of each step r, z, W_n h + b_hn, n, and the h before, (5, H, n)."""
+    (B, H), N, dtype = h.shape, len(x), x.dtype
+    halves = np.repeat(np.array([0.5, 0.5, 1.0], dtype), H)[:, None]
+    u = _projected(x, halves * weight_ih, None if bias_ih is None else halves[:, 0] * bias_ih)
+    W = halves * weight_hh
+    b = None if bias_hh is None else halves * bias_hh[:, None]
+    h = _columns(h)
+    outputs = np.empty((N, H), dtype)
+    kept = np.empty(5 * H * (N if keeps else B), dtype)
+    for rows, n, _ in course.steps:
+        start = 5 * H * rows.start * keeps
+        block = kept[start : start + 5 * H * n].reshape(5, H, n)
+        r, z, w, offer, before = block
+        rz, rzw = block[:2].reshape(2 * H, n), block[:3].reshape(3 * H, n)
+        mine = h[:, :n]
+        np.matmul(W, mine, out=rzw)
+        if b is not None:
+            rzw += b
+        rz += u[: 2 * H, rows]
+        np.tanh(rz, out=rz)
+        _sigmoid_of_half(rz)
+        np.multiply(r, w, out=offer)
+        offer += u[2 * H :, rows]
+        np.tanh(offer, out=offer)
+        before[...] = mine
+        mine -= offer
+        mine *= z
+        mine += offer
+        outputs[rows] = mine.T
+    return outputs, h.T, kept if keeps else kept[:0].copy()
+
+
+# ---- the simple recurrent net ------------------------------------------------------------------
+
+
+def elman(x, weight_ih, weight_hh, bias, h, course, nonlinearity="tanh"):
+    """What ``elman_defined`` gives, in one operation."""
+    arguments = (x, weight_ih, weight_hh, bias, h)
+    if not fits(*arguments):
+        return elman_defined(*arguments, course, nonlinearity)
+    return _elman(*arguments, course, nonlinearity, _keeps(*arguments)[1])
+
+
+def _squash(a, nonlinearity):
+    """f(a), in its place."""
+    if nonlinearity == "relu":
+        np.maximum(a, 0, out=a)
+        return
+    if nonlinearity == "sigmoid":
+        a *= 0.5
+    np.tanh(a, out=a)
+    if nonlinearity == "sigmoid":
+        _sigmoid_of_half(a)
+
+
+def _slope(y, nonlinearity):
+    """The slope of f where its value is y."""
+    return {"tanh": 1 - y * y, "relu": y > 0, "sigmoid": y * (1 - y)}[nonlinearity]
+
+
+def _elman_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, course, nonlinearity, x_is_tracked):
+    """From h' = f(a), last step first."""
+    if _is_for_the_definition(gs, x):
+        arguments = (x, weight_ih, weight_hh, bias, h)
+        found = _by_definition(elman_defined, gs, arguments, course, nonlinearity)
+        return (*found, None, None, None)
+    g_outputs, g_h = gs
+    outputs, W_T = y[0], weight_hh.T.copy()
+    dh = _buffer(g_h, h.shape, x.dtype)
+
+    def step(rows, dh):
+        of_a = dh * _slope(outputs[rows].T, nonlinearity)
+        np.matmul(W_T, of_a, out=dh)
+        return of_a, of_a
+
+    found = _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked)
+    return *found[:4], dh.T, None, None, None
+
+
+@op(_elman_pulled_back)
+def _elman(x, weight_ih, weight_hh, bias, h, course, nonlinearity, x_is_tracked):
+    u, h = _projected(x, weight_ih, bias), _columns(h)
+    outputs = np.empty((len(x), len(h)), x.dtype)
+    room = np.empty(h.size, x.dtype)
+    for rows, n, _ in course.steps:
+        a = room[: len(h) * n].reshape(len(h), n)
+        np.matmul(weight_hh, h[:, :n], out=a)
+        a += u[:, rows]
+        _squash(a, nonlinearity)
+        h[:, :n] = a
+        outputs[rows] = a.T
+    return outputs, h.T
