@@ -11,10 +11,13 @@ down where in the program it was and a checksum of every array that it keeps.
 
 from __future__ import annotations
 
+from binascii import crc32
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import numpy as np
+from numpy import ndarray
 
 from .backend import backend_of, is_array
 from .cotangents import Sum
@@ -112,10 +115,15 @@ class Detector(Observer):
 
     def is_wrong(self, x: Any) -> bool:
         """Whether NaN, or an infinity, is in ``x``: an array, a Tensor, a term of a cotangent."""
-        if isinstance(x, Sum):
-            return any(map(self.is_wrong, [*x.terms(), x.total]))
-        x = in_full(x)
-        if not is_array(x) or x.dtype.kind not in "fc":
+        if type(x) is not ndarray:
+            if isinstance(x, Sum):
+                return any(map(self.is_wrong, [*x.terms(), x.total]))
+            if isinstance(x, OuterProduct) and isfinite(squares(x.x) * squares(x.g)):
+                return False  # no sum of products is larger: |x^T g| <= |x| |g|
+            x = in_full(x)
+            if not is_array(x):
+                return False
+        if x.dtype.kind not in "fc" or isfinite(squares(x)):
             return False
         return bool(self.nan and np.isnan(x).any()) or bool(self.inf and np.isinf(x).any())
 
@@ -211,8 +219,8 @@ def pass_of(node: Node) -> int:
 
 def checksum(value: Any) -> Any:
     """A number that changes with the entries of an array; for a tuple one of each; else None."""
-    from zlib import crc32
-
+    if type(value) is ndarray and value.flags.c_contiguous:
+        return crc32(value.data)
     if isinstance(value, (tuple, list)):
         return tuple(map(checksum, value))
     if not is_array(value):
@@ -220,6 +228,12 @@ def checksum(value: Any) -> Any:
     x = backend_of(value).to_host(value)
     x = x[tuple([slice(None) if step else slice(1) for step in x.strides])]  # broadcast: once
     return crc32((x.T if x.flags.f_contiguous else np.ascontiguousarray(x)).data)
+
+
+def squares(x: Any) -> float:
+    """The sum of the squared entries: not finite if one of them is not, and rarely else."""
+    x = in_full(x)
+    return float(np.vdot(x, x).real)
 
 
 def in_full(x: Any) -> Any:
@@ -236,10 +250,11 @@ def with_range(x: Any) -> str:
     x = in_full(x)
     if not is_array(x) or x.dtype.kind not in "fc" or not x.size:
         return described(x)
-    finite = x[np.isfinite(x)]
+    finite = np.isfinite(x)
     parts = [described(x)]
-    if finite.size and x.dtype.kind == "f":
-        parts.append(f"from {float(finite.min()):.4g} to {float(finite.max()):.4g}")
+    if finite.any() and x.dtype.kind == "f":
+        low, high = np.where(finite, x, np.inf).min(), np.where(finite, x, -np.inf).max()
+        parts.append(f"from {float(low):.4g} to {float(high):.4g}")
     for what, wrong in {"NaN": np.isnan(x), "infinite": np.isinf(x)}.items():
         if wrong.any():
             parts.append(f"{int(wrong.sum())} of {x.size} entries {what}")

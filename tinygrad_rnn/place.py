@@ -44,29 +44,40 @@ class Place:
     """A place in the user's program: ``line`` is file and line; ``scopes`` go outside in.
 
     A scope is a Module, weakly, or ``(structure, group, name of the cell)`` of a fold, or a text.
-    ``calls`` are the calls from the user's line inwards: equal for the same step of a loop alone.
+    ``calls`` are the calls from the user's line, the last, inwards: the code of each and the place
+    in it, equal for the same step of a loop alone.
     """
 
-    __slots__ = ("calls", "function", "line", "scopes")
+    __slots__ = ("calls", "has_line", "scopes")
 
     def __init__(self) -> None:
-        self.line, self.function = "", ""
+        self.has_line = False
         self.scopes: list[Any] = []
         self.calls: list[Any] = []
-        for frame, module in _frames():
-            if not self.line:
-                self.calls.append((frame.f_code, frame.f_lasti))
-            if _is_ours(module):
-                scope = _SCOPES.get(frame.f_code.co_qualname)
-                if scope is not None:
-                    self.scopes[:0] = scope(frame.f_locals)
-            elif not self.line and not _is_between(module):
-                self.line = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                self.function = frame.f_code.co_name
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:  # often many, and with detect_anomaly at every call
+            code = frame.f_code
+            if not self.has_line:
+                self.calls.append((code, frame.f_lasti))
+                module = str(frame.f_globals.get("__name__"))
+                self.has_line = not _is_ours(module) and not _is_between(module)
+            if code.co_qualname in _SCOPES and _is_ours(str(frame.f_globals.get("__name__"))):
+                self.scopes[:0] = _SCOPES[code.co_qualname](frame.f_locals)
+            frame = frame.f_back
+
+    @property
+    def line(self) -> str:
+        """``train.py:12``, empty if all calls are of this package."""
+        if not self.has_line:
+            return ""
+        code, place = self.calls[-1]
+        numbers = [number for start, end, number in code.co_lines() if start <= place < end]
+        return f"{code.co_filename}:{numbers[0]}"
 
     def __str__(self) -> str:
         """``train.py:12, in forward``; the file alone where there is no function."""
-        return self.line if self.function == "<module>" else f"{self.line}, in {self.function}"
+        function = self.calls[-1][0].co_name
+        return self.line if function == "<module>" else f"{self.line}, in {function}"
 
     def steps(self) -> list[str]:
         """The folds and deferred calls that it is in, in words."""
