@@ -86,6 +86,7 @@ class Call(Handle):
     __slots__ = ("args", "at", "cell", "code", "height", "records", "row", "rows")
 
     row: int
+    i = None  # all of the result; a Part has the number of one
 
     def __init__(self, cell: Callable[..., Any], args: tuple[Any, ...], frame: Any) -> None:
         self.cell = cell
@@ -206,9 +207,9 @@ def deferred(cell: Callable[..., Any]) -> Callable[..., Any]:
             return cell(*args)  # inside another cell, where the arguments are a batch already
         if not _COPIED.isdisjoint(map(type, args)):
             args = _kept(args)
-        handle = Call(cell, args, sys._getframe(1))
-        _here.waiting.append(ref(handle))
-        if len(_here.waiting) > _here.many:
+        handle, waiting = Call(cell, args, sys._getframe(1)), _here.waiting
+        waiting.append(ref(handle))
+        if len(waiting) > _here.many:
             _here.forget_dropped()
         return handle
 
@@ -316,9 +317,9 @@ def _likeness(arg: Any) -> Any:
     """What arguments of calls must share to stand in one batch."""
     kind = type(arg)
     if kind is Call:
-        return arg.home().likeness
+        return (arg.rows or arg.home()).likeness
     if kind is Part:
-        return arg.i, arg.call.home().likeness
+        return arg.i, (arg.call.rows or arg.call.home()).likeness
     if kind is int or kind is float:
         return kind
     if isinstance(arg, (list, tuple)):
@@ -361,18 +362,20 @@ def _batch(column: list[Any]) -> Any:
     return first
 
 
-def _gathered(handles: Sequence[Handle]) -> Any:
+def _gathered(handles: Sequence[Any]) -> Any:
     """The states that the handles stand for, side by side."""
-    sources = [
-        (one.call.home(), one.i, one.call.row) if type(one) is Part else (one.home(), None, one.row)
-        for one in handles
-    ]
+    calls: list[Any] = [one.call if type(one) is Part else one for one in handles]
+    wholes, picked = {call.rows or call.home() for call in calls}, {one.i for one in handles}
+    if len(wholes) == len(picked) == 1:  # nearly always: one array to take from
+        (rows,), (part,) = wholes, picked
+        if part is not None:
+            handles[0].check(rows)
+        return _taken(rows, part, [call.row for call in calls])
+    sources = [(call.home(), one.i, call.row) for call, one in zip(calls, handles, strict=True)]
     homes = {(rows, part): one for one, (rows, part, _) in zip(handles, sources, strict=True)}
     for (rows, part), one in homes.items():
         if part is not None:
             one.check(rows)
-    if len(homes) == 1:
-        return _taken(rows, part, [row for _, _, row in sources])
     places: dict[tuple[Rows, int | None], list[int]] = {}
     for i, (rows, part, _) in enumerate(sources):
         places.setdefault((rows, part), []).append(i)
