@@ -261,3 +261,22 @@ def primitives_of(row, draws=12):
 def test_every_operation_is_reached_by_some_row():
     reached = set().union(*map(primitives_of, ROWS))
     assert set(engine.OPERATIONS) - reached - {"to_device"} == set()
+
+
+@given(
+    n=st.integers(1, 5),
+    cuts=st.lists(st.integers(-7, 7), max_size=4),
+    axis=st.sampled_from([0, 1, -1]),
+    data=st.data(),
+)
+def test_pieces_cut_anywhere_are_numpys_and_send_their_cotangents_back(n, cuts, axis, data):
+    """Also where pieces overlap, are empty, or where nothing comes back from some of them."""
+    x = tg.tensor(np.arange(float(n * n)).reshape(n, n), requires_grad=True)
+    pieces, expected = tg.split(x, cuts, axis), np.split(x.numpy(), cuts, axis)
+    assert all(np.array_equal(p.array, e) for p, e in zip(pieces, expected, strict=True))
+    used = data.draw(st.sets(st.integers(0, len(cuts)), min_size=1))
+    sum(tg.sum(pieces[i] * float(i + 1)) for i in used).backward()
+    gradient = np.zeros(n * n)
+    for i in used:  # an entry of x is its own place
+        np.add.at(gradient, expected[i].astype(int).ravel(), i + 1)
+    assert np.array_equal(x.grad.numpy().ravel(), gradient)

@@ -1,13 +1,14 @@
 """Linear operations come in adjoint pairs: the VJP of each is the other.
 
-``sum_to`` and ``broadcast_to``, ``getitem`` and ``scatter``, ``stack`` and ``unstack``; ``reshape``
-and ``transpose`` are their own.  For a linear A, ``<A x, g> == <x, A* g>``, and A* is the VJP.
+``sum_to`` and ``broadcast_to``, ``getitem`` and ``scatter``, ``stack`` and ``unstack``,
+``concatenate`` and ``split``; ``reshape`` and ``transpose`` are their own.  For a linear A,
+``<A x, g> == <x, A* g>``, and A* is the VJP.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import prod
 from typing import Any
 
@@ -334,17 +335,20 @@ def pad(x, pad_width, constant_value=0.0):
 # ---- several arrays in one ---------------------------------------------------------------------
 
 
-@op(lambda g, axis, arrays_shape: (None, *_cut(g, axis, arrays_shape)))
+@op(lambda g, axis, arrays_shape: (None, *_split(g, _ends(arrays_shape, axis), axis)))
 def _concatenate(axis, *arrays):
     return np.concatenate(arrays, axis)
 
 
-def _cut(g, axis, shapes):
-    """The pieces of ``g`` along ``axis`` that belong to arrays of these shapes."""
-    before, end = (slice(None),) * (axis % g.ndim), 0
-    for shape in shapes:
-        start, end = end, end + shape[axis]
-        yield g[(*before, slice(start, end))]
+@op(lambda gs, axis, y_shape: (_concatenate(axis, *_filled(gs, y_shape)), None, None))
+def _split(x, cuts, axis):
+    before = _before(x, axis)
+    return tuple([x[(*before, slice(a, b))] for a, b in pairwise([0, *cuts, x.shape[axis]])])
+
+
+def _ends(shapes, axis):
+    """Where pieces of these shapes, laid along ``axis``, end; but for the last."""
+    return list(accumulate(shape[axis] for shape in shapes[:-1]))
 
 
 @formula
@@ -360,7 +364,7 @@ def _stack(axis, *arrays):
     return np.stack(arrays, axis)
 
 
-@op(lambda gs, axis: (_stack(axis, *_zeros_for_none(gs)), None))
+@op(lambda gs, axis, y_shape: (_stack(axis, *_filled(gs, y_shape)), None))
 def _unstack(x, axis):
     before = _before(x, axis)
     return tuple([x[(*before, i)] for i in range(x.shape[axis])])
@@ -378,10 +382,12 @@ def unstack(x, axis=0):
     return _unstack(x, axis)
 
 
-def _zeros_for_none(gs):
+def _filled(gs, shapes):
+    """The cotangents of results of these shapes: zeros where nothing flowed."""
     like = next(getattr(g, "array", g) for g in gs if g is not None)
-    zeros = backend_of(like).zeros(like.shape, like.dtype)
-    return [zeros if g is None else g for g in gs]
+    zeros = backend_of(like).zeros
+    pairs = zip(gs, shapes, strict=True)
+    return [zeros(shape, like.dtype) if g is None else g for g, shape in pairs]
 
 
 @formula
@@ -395,5 +401,7 @@ def split(x, indices_or_sections, axis=0):
                 f"  x: {x.dtype} {x.shape}\n  hint: pass the indices at which to cut instead"
             )
         indices_or_sections = range(0, n, n // indices_or_sections)[1:]
-    cuts = [0, *indices_or_sections, n]
-    return [_getitem(x, (*before, slice(a, b))) for a, b in pairwise(cuts)]
+    cuts = [slice(cut).indices(n)[1] for cut in indices_or_sections]  # counted from 0
+    if cuts == sorted(cuts):
+        return list(_split(x, cuts, axis))
+    return [_getitem(x, (*before, slice(a, b))) for a, b in pairwise([0, *cuts, n])]  # overlap
