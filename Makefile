@@ -27,8 +27,8 @@ gradcheck: .venv/demos.done
 reliability: .venv/test.done  ## the figures of tests/RELIABILITY.md: most of an hour
 	$(BIN)/python -m tests.reliability
 
-bench: .venv/bench.done
-	$(BIN)/python -m benchmarks
+bench: .venv-bench/bench.done  ## beside its peers, into benchmarks/RESULTS.md: about an hour
+	.venv-bench/bin/python -m benchmarks
 
 count: .venv/test.done  ## how many lines a reader meets
 	$(BIN)/python -m benchmarks.count
@@ -40,5 +40,18 @@ count: .venv/test.done  ## how many lines a reader meets
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
+# Each peer by itself: one without a wheel for this machine is missing, and said to be skipped.
+PEERS := torch dynet38 jax autograd mygrad micrograd tinygrad
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+
+.venv-bench/bench.done: setup.cfg Makefile
+	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	for peer in $(PEERS); do \
+	  .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary \
+	    --extra-index-url $(TORCH_INDEX) $$peer || echo "$$peer cannot be installed: skipped"; \
+	done
+	touch $@
+
 clean:
-	rm -rf .venv runs build *.egg-info
+	rm -rf .venv .venv-bench runs build *.egg-info

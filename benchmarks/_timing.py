@@ -7,7 +7,6 @@ how far to trust it.
 
 import os
 import platform
-from importlib import import_module
 
 import numpy as np
 
@@ -30,15 +29,6 @@ def spread(values, form="{:.2f}"):
     """The median of `values` and, in brackets, their quartiles, as text."""
     low, median, high = (form.format(value) for value in np.quantile(values, [0.25, 0.5, 0.75]))
     return f"{median} [{low}-{high}]"
-
-
-def peer(name, label):
-    """The module of a peer; None, and a line that says so, where it is not installed."""
-    try:
-        return import_module(name)
-    except ImportError as error:
-        print(f"{label} skipped: {error}; pip install '.[bench]' brings it")
-        return None
 
 
 def print_table(head, rows):

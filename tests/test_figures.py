@@ -1,14 +1,11 @@
 """The figures that can be counted rather than timed; and every benchmark runs."""
 
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from benchmarks import __main__ as command
-from benchmarks import _timing, bptt, count, import_time, memory, overhead, through_time, watching
+from benchmarks import _timing, bptt, count, memory, through_time, watching
 from tinygrad_rnn.products import _matmul
 
 pytestmark = pytest.mark.unwatched  # which costs time, memory and products of its own
@@ -131,51 +128,17 @@ def test_spread_names_the_median_and_the_quartiles():
     assert _timing.spread(np.arange(5.0)) == "2.00 [1.00-3.00]"
 
 
-def test_a_missing_peer_is_named_with_the_reason(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)  # so that its import fails
-    assert _timing.peer("torch", "PyTorch") is None
-    said = capsys.readouterr().out
-    assert said.startswith("PyTorch skipped: ")
-    assert "'.[bench]'" in said
-
-
-@pytest.mark.parametrize("kind", overhead.STEPS)
-def test_chains_give_the_gradients_by_hand(kind):
-    right, by_hand = overhead.recorded(overhead.tg, kind), overhead.by_hand(kind)
-    overhead.check_equal({"ours": right, "by hand": by_hand})
-
-
-def test_a_chain_with_another_gradient_is_noticed():
-    wrong, by_hand = overhead.recorded(overhead.tg, "h + w"), overhead.by_hand("tanh")
-    with pytest.raises(AssertionError):
-        overhead.check_equal({"ours": wrong, "by hand": by_hand})
-
-
-def test_every_benchmark_runs_and_says_what_it_reached(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "torch", None)
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "--quick"])
-    for module, name, value in [
+@pytest.mark.parametrize("module", [count, bptt, memory, through_time, watching])
+def test_every_count_runs_and_says_what_it_counted(module, monkeypatch, capsys):
+    for where, name, value in [
         (bptt, "LENGTHS", [3]),
         (memory, "LENGTHS", [3]),
-        (overhead, "ROUNDS", 1),
-        (import_time, "ROUNDS", 1),
-        (import_time, "PROFILES", 1),
         (through_time, "STEPS", 50),
         (through_time, "WARM", 20),
         (through_time, "LENGTHS", [5]),
         (through_time, "ROUNDS", 1),
         (watching, "ROUNDS", 1),
     ]:
-        monkeypatch.setattr(module, name, value)
-    command.main()
-    said = capsys.readouterr().out
-    for name in command.NAMES:
-        assert f"{name}: " in said
-    assert said.count("target") >= 4
-
-
-def test_an_unknown_benchmark_is_refused_by_name(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "overheat"])
-    with pytest.raises(SystemExit):
-        command.main()
-    assert "overheat" in capsys.readouterr().err
+        monkeypatch.setattr(where, name, value)
+    module.main()
+    assert f"{module.__name__.rpartition('.')[2]}: " in capsys.readouterr().out

@@ -83,8 +83,8 @@ NOT_IN_TESTS = NETWORK | RUN_TEXT | CONSTRUCTORS | {"http://", "import_module"}
 ALLOWED = {  # (file, word): why
     ("demos/__main__.py", "import_module"): "of the demos in its own table",
     ("benchmarks/__main__.py", "import_module"): "of the benchmarks in its own table",
-    ("benchmarks/_timing.py", "import_module"): "of the peers in its own table",
-    ("benchmarks/_workers.py", "import_module"): "of the workers in its own table",
+    ("benchmarks/_processes.py", "import_module"): "of the programs in the tables of workloads",
+    ("benchmarks/_suite.py", "import_module"): "of the workloads in its own table",
     ("benchmarks/watching.py", "import_module"): "of the copy of the package that it makes",
     ("demos/_fetch.py", "http"): "the one file that speaks to a network",
     ("demos/_fetch.py", "socket"): "the one file that speaks to a network",

@@ -1,64 +1,68 @@
-"""The Tree-LSTM of `trees.py` in PyTorch: one call for each node, and batched by hand."""
+"""The recursive nets in PyTorch: one call for each node, and batched by hand."""
 
 from collections import defaultdict
 
 import torch
 from torch.nn import functional as F
 
-from benchmarks._tree_data import REDUCE, Batch
-from benchmarks._workers import Training
+from benchmarks import _data
+from benchmarks._recursive_data import REDUCE, forests
+from benchmarks._torch import TorchTraining
 
 
-class TreeLSTM(Training):
-    """The cells, the loss and the optimiser."""
+class Net(TorchTraining):
+    """The cells, the loss and the optimiser; a state is a tuple, h first."""
 
-    def __init__(self, batches, arrays, lr, a_round):
-        super().__init__([Batch(examples) for examples in batches], a_round)
-        self.parameters = {name: torch.tensor(x, requires_grad=True) for name, x in arrays.items()}
-        self.optimizer = torch.optim.SGD(self.parameters.values(), lr)
-
-    def libraries(self):
-        return f"PyTorch {torch.__version__}, {torch.get_num_threads()} threads"
+    def __init__(self, net, D, H, trees=0, nodes=0):
+        arrays, self.batches = forests(net, D, H, trees, nodes)
+        self.track(arrays)
+        self.H = H
+        self.optimizer = torch.optim.SGD(self.parameters.values(), _data.LR)
+        lstm = net == "Tree-LSTM"
+        self.leaf, self.compose = (
+            (self.lstm_leaf, self.lstm_compose) if lstm else (self.rntn_leaf, self.rntn_compose)
+        )
 
     def words(self, ids):
         """The rows of E that `ids` name; the gradient of E holds only these."""
         return F.embedding(torch.tensor(ids), self.parameters["E"], sparse=True)
 
-    def leaf(self, x):
+    def lstm_leaf(self, x):
         """The states h and c (n, H) of leaves with the words x (n, D)."""
         i, g, o = torch.addmm(self.parameters["b"], x, self.parameters["W"]).chunk(3, 1)
         c = torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
-    def compose(self, h_left, c_left, h_right, c_right):
+    def lstm_compose(self, left, right):
         """The states h and c (n, H) of nodes with these children."""
-        h = torch.cat((h_left, h_right), 1)
+        h = torch.cat((left[0], right[0]), 1)
         z = torch.addmm(self.parameters["a"], h, self.parameters["U"])
         i, f_left, f_right, g, o = z.chunk(5, 1)
         c = torch.sigmoid(i) * torch.tanh(g)
-        c = c + torch.sigmoid(f_left) * c_left + torch.sigmoid(f_right) * c_right
+        c = c + torch.sigmoid(f_left) * left[1] + torch.sigmoid(f_right) * right[1]
         return torch.sigmoid(o) * torch.tanh(c), c
+
+    def rntn_leaf(self, x):
+        """The state of a leaf is its word."""
+        return (x,)
+
+    def rntn_compose(self, left, right):
+        """The state h (n, H) of nodes with these children."""
+        p = torch.cat((left[0], right[0]), 1)
+        pT = (p @ self.parameters["T"]).view(-1, 2 * self.H, self.H)
+        products = (pT * p[:, :, None]).sum(1)
+        return (torch.tanh(products + torch.addmm(self.parameters["a"], p, self.parameters["U"])),)
 
     def mean_loss(self, h, labels):
         """The mean cross entropy at the states h (N, H)."""
         logits = torch.addmm(self.parameters["r"], h, self.parameters["R"])
         return F.cross_entropy(logits, torch.as_tensor(labels))
 
-    def backward(self, loss):
-        self.optimizer.zero_grad()
-        loss.backward()
-
-    def gradients(self):
-        return {name: x.grad.to_dense().numpy() for name, x in self.parameters.items()}
-
     def update(self):
         self.optimizer.step()
 
-    def value(self, loss):
-        return loss.item()
 
-
-class PerNode(TreeLSTM):
+class PerNode(Net):
     """One call of a cell for each node; only the words and the losses are taken all at once."""
 
     def loss(self, batch):
@@ -71,14 +75,14 @@ class PerNode(TreeLSTM):
     def embed(self, tree, xs, hs):
         """The states of a tree whose words are the next `xs`; every h is added to `hs`."""
         if tree.left is None:
-            h, c = self.leaf(next(xs))
+            state = self.leaf(next(xs))
         else:
-            h, c = self.compose(*self.embed(tree.left, xs, hs), *self.embed(tree.right, xs, hs))
-        hs.append(h)
-        return h, c
+            state = self.compose(self.embed(tree.left, xs, hs), self.embed(tree.right, xs, hs))
+        hs.append(state[0])
+        return state
 
 
-class AllPerNode(TreeLSTM):
+class AllPerNode(Net):
     """The words and the losses, too, by a call for each node."""
 
     def loss(self, batch):
@@ -88,29 +92,29 @@ class AllPerNode(TreeLSTM):
         return torch.stack(losses).mean()
 
     def embed(self, tree, labels, losses):
-        """The states of a tree whose labels are the next ones; every loss is added to `losses`."""
+        """The state of a tree whose labels are the next ones; every loss is added to `losses`."""
         if tree.left is None:
-            h, c = self.leaf(self.words([tree.word]))
+            state = self.leaf(self.words([tree.word]))
         else:
             left = self.embed(tree.left, labels, losses)
-            h, c = self.compose(*left, *self.embed(tree.right, labels, losses))
-        losses.append(self.mean_loss(h, [next(labels)]))
-        return h, c
+            state = self.compose(left, self.embed(tree.right, labels, losses))
+        losses.append(self.mean_loss(state[0], [next(labels)]))
+        return state
 
 
-class ByHand(TreeLSTM):
+class ByHand(Net):
     """All nodes of one height in one call.
 
-    Of the ways tried the fastest: `states` holds h and c side by side, and of all nodes below this
-    height only those that still wait for a parent.  Slower by 5 to 15 % were one buffer for the
+    Of the ways tried the fastest: `states` holds h and c, side by side, of those nodes below this
+    height that still wait for a parent.  Slower by 5 to 15 % were one buffer for the
     states of all nodes, written level by level, and joining all levels below at every level.
     """
 
     def loss(self, batch):
         levels, parent_height = schedule(batch.postfix)
         waiting = levels[0]
-        h, c = self.leaf(self.words([batch.postfix[node] for node in waiting]))
-        states, hs, order = torch.cat((h, c), 1), [h], [*waiting]
+        state = self.leaf(self.words([batch.postfix[node] for node in waiting]))
+        states, hs, order = torch.cat(state, 1), [state[0]], [*waiting]
         for height, level in enumerate(levels[1:], start=1):
             nodes, lefts, rights = zip(*level, strict=True)
             row = {node: i for i, node in enumerate(waiting)}
@@ -118,9 +122,9 @@ class ByHand(TreeLSTM):
             rows = torch.tensor([row[node] for node in (*lefts, *rights, *kept)])
             counts = [len(nodes), len(nodes), len(kept)]
             left, right, rest = states.index_select(0, rows).split(counts)
-            h, c = self.compose(*left.chunk(2, 1), *right.chunk(2, 1))
-            states, waiting = torch.cat((torch.cat((h, c), 1), rest)), [*nodes, *kept]
-            hs.append(h)
+            state = self.compose(left.split(self.H, 1), right.split(self.H, 1))
+            states, waiting = torch.cat((torch.cat(state, 1), rest)), [*nodes, *kept]
+            hs.append(state[0])
             order += nodes
         return self.mean_loss(torch.cat(hs), batch.labels[order])
 

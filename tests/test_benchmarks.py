@@ -1,0 +1,198 @@
+"""The benchmarks: all programs compute the same, and the page is made of the samples alone."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import __main__ as command
+from benchmarks import _cells, _data, _numpy, _ours, _processes, _report, _results, _suite
+from benchmarks import _recursive_ours as recursive
+from benchmarks._programs import Program
+from benchmarks._results import Results, Row
+from benchmarks._targets import TARGETS
+
+pytestmark = pytest.mark.unwatched  # which costs time, and is not what is timed
+
+# ---- programs -----------------------------------------------------------------------------------
+
+
+def checks_of(name, system, sizes):
+    """The checks of a workload's program, or a skip."""
+    module, kind, sizes = _suite.programs_of(_suite.workload(name), sizes)[system]
+    program, reason = _processes.made(module, kind, sizes)
+    if reason:
+        pytest.skip(reason)
+    return program.checks()
+
+
+def small_cases():
+    """(workload, sizes) of all that have programs of ours."""
+    for name in _suite.WORKLOADS:
+        workload = _suite.workload(name)
+        if workload.SYSTEMS.get("tinygrad_rnn", "_imports")[0] != "_imports":
+            for sizes in _suite.cases_of(workload, quick=True):
+                yield pytest.param(name, sizes, id=f"{name} {_results.label(sizes)}")
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(("name", "sizes"), list(small_cases()))
+def test_pytorch_computes_the_same(name, sizes):
+    pytest.importorskip("torch")
+    peers = [peer for peer in _suite.workload(name).SYSTEMS if peer.startswith("PyTorch")]
+    found = {peer: checks_of(name, peer, sizes) for peer in ["tinygrad_rnn", *peers[:1]]}
+    assert _processes.compared(found, _suite.TOLERANCE)
+
+
+@pytest.mark.parametrize("kind", _cells.LINKS)
+def test_chains_have_the_gradients_by_hand(kind):
+    found = {"ours": _ours.Chain(kind, 4).checks(), "by hand": _numpy.Chain(kind, 4).checks()}
+    assert "|d x|" in _processes.compared(found, 1e-4)
+
+
+def test_a_layer_is_the_loop_over_its_cell():
+    """The two programs have one formula: with equal weights, they have one last state."""
+    T, B, D, H = 4, 3, 5, 6
+    layer = _ours.Layer("LSTM", T, B, D, H)
+    W, U, b = (getattr(layer.layer, f"{name}_l0") for name in ("weight_ih", "weight_hh", "bias_ih"))
+    b = b.array + layer.layer.bias_hh_l0.array
+    zeros = np.zeros((B, H), np.float32)
+    xs = layer.x.array
+    last = _cells.last_state(_ours.OPS, "LSTM", xs, zeros, W.array.T, U.array.T, b)
+    np.testing.assert_allclose(layer.loss(None).array[-1], last, atol=1e-6)
+
+
+@pytest.mark.parametrize("net", ["Tree-LSTM", "RNTN"])
+def test_recursion_fold_and_plain_operations_agree(net):
+    kinds = [recursive.Deferred, recursive.Fold, *[recursive.Plain] * (net == "Tree-LSTM")]
+    found = {kind.__name__: kind(net, D=6, H=6, nodes=21).checks() for kind in kinds}
+    assert "|d U|" in _processes.compared(found, 1e-4)
+
+
+@pytest.mark.parametrize("rule", _data.RULES)
+def test_every_optimiser_moves_the_parameters(rule):
+    program = _ours.Optimizer(rule, D=3, H=4, V=5, layers=1)
+    before = program.parameters["E"].numpy()
+    program.step(0)
+    assert np.abs(program.parameters["E"].numpy() - before).min() > 0
+
+
+def test_a_figure_in_which_programs_differ_is_told_with_both():
+    with pytest.raises(AssertionError, match=r"the loss: b has 2\.0, a has 1\.0"):
+        _processes.compared({"a": {"the loss": 1.0}, "b": {"the loss": 2.0}}, 0.1)
+
+
+@given(st.integers(1, 5_000))
+def test_a_sample_is_the_time_of_one_unit(steps):
+    """However many steps are in a sample, each of 1 s: the clock is the test's."""
+
+    class Clocked(Program):
+        units, count = 4, steps
+
+        def seconds(self, count):
+            return 1.0 * count
+
+    assert Clocked().sample() == {"ms": pytest.approx(250.0)}
+
+
+def test_the_command_measures_and_writes(capsys):
+    command.main(["products", "--quick", "--threads", "1"])
+    said = capsys.readouterr().out
+    assert "products: n=16 threads=1" in said
+    assert re.search(r"NumPy: [\d.e-]+ ms", said)
+
+
+def test_an_unknown_benchmark_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit):
+        command.main(["overheat"])
+    assert "overheat" in capsys.readouterr().err
+
+
+# ---- results and the page -----------------------------------------------------------------------
+
+
+def rows_of(case, times):
+    """Rows of a case from {system: samples}."""
+    return [
+        Row(case, name, "ms", str(n), str(ms))
+        for name, row in times.items()
+        for n, ms in enumerate(row)
+    ]
+
+
+positive = st.floats(0.01, 100)
+
+
+@given(st.lists(st.tuples(positive, positive), min_size=1), positive)
+def test_ratios_are_taken_within_a_round(pairs, factor):
+    """A machine that is slower in some rounds changes no ratio."""
+    ours, peer = zip(*pairs, strict=True)
+    slow = [1 + n * factor for n in range(len(pairs))]
+    busy = [[ms * by for ms, by in zip(row, slow, strict=True)] for row in (ours, peer)]
+    quiet, loud = (
+        Results(rows_of("c", {"tinygrad_rnn": a, "peer": b})).ratios("c", "peer")
+        for a, b in [(ours, peer), busy]
+    )
+    np.testing.assert_allclose(quiet, loud)
+    np.testing.assert_allclose(quiet, np.divide(ours, peer))
+
+
+def test_a_case_measured_anew_replaces_its_rows_alone(tmp_path):
+    for value in (1.0, 2.0):
+        _results.replace("w", rows_of("a", {"x": [value]}), tmp_path)
+        if value == 1.0:
+            _results.replace("w", rows_of("b, with a comma", {"x": [7.0]}), tmp_path)
+    found = Results(_results.read("w", tmp_path))
+    assert found.samples("a", "x", "ms") == [2.0]
+    assert found.samples("b, with a comma", "x", "ms") == [7.0]
+
+
+@pytest.mark.parametrize(
+    ("reached", "said"),
+    [(0.5, "aim reached"), (0.7, "reached"), (1.0, "reached"), (1.01, "missed")],
+)
+def test_a_verdict_is_by_what_was_asked(reached, said):
+    target = TARGETS[0]._replace(most=1.0, aim=0.6)
+    assert _report.verdict(reached, target) == said
+
+
+def test_every_target_is_a_case_of_its_workload():
+    for target in TARGETS:
+        workload = _suite.workload(target.workload)
+        assert target.case in map(_results.label, workload.CASES)
+        assert {target.ours, target.peer} <= set(workload.SYSTEMS)
+        assert target.aim < target.most
+        assert target.quantity == "ms" or {target.ours, target.peer} <= set(workload.MEMORY)
+
+
+def test_every_workload_runs_or_says_why_not():
+    for name in _suite.WORKLOADS:
+        workload = _suite.workload(name)
+        assert all(workload.SKIPPED.values())
+        assert workload.__doc__
+
+
+def test_a_page_has_what_was_measured_and_no_more(tmp_path):
+    case = "LSTM T=64 B=32 D=256 H=256"
+    rows = rows_of(case, {"tinygrad_rnn": [30, 60, 90], "PyTorch": [20, 20, 20]})
+    _results.replace("layers", [*rows, Row(case, "JAX", "skipped", "", "no wheel")], tmp_path)
+    _report.write(tmp_path, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert "| 3.00 [2.25-3.75] | missed |" in page
+    assert "3.00 [2.25-3.75] of 20" in page
+    assert "- JAX is skipped: no wheel" in page
+    assert "## layers" in page
+    assert "## loops" not in page
+    assert page.count("not measured") == len(TARGETS) - 1
+
+
+@given(st.lists(st.integers(1, 1000), min_size=3, max_size=6, unique=True))
+def test_a_curve_is_of_the_cases_that_differ_in_one_size(sizes):
+    rows = [row for T in sizes for row in rows_of(f"LSTM T={T} B=3", {"tinygrad_rnn": [2 * T]})]
+    others = rows_of("GRU T=5 B=3", {"tinygrad_rnn": [1.0]})
+    x, ms = _report.curves(Results(rows + others), "T")["tinygrad_rnn"]
+    assert list(x) == sorted(sizes)
+    assert list(ms) == [2 * T for T in sorted(sizes)]
+    assert _report.curves(Results(others), "T") is None
