@@ -32,11 +32,10 @@ GUARDS = {  # what is cut out of the copy, line by line
     "sweep.py": {
         "        if node.watch is not None and is_changed(node, source):\n"
         "            raise changed(node, source)\n": "",
-        "    observer = OBSERVER.get()\n"
+        "    observer, settle = OBSERVER.get(), settled\n"
         "    if observer is not None:\n"
-        "        arrive = observer.watching(arrive)\n": "",
-        "            if observer is not None:\n"
-        "                g = observer.gathered(node, g)\n": "",
+        "        arrive, settle = observer.watching(arrive), observer.settling(settled)\n": "",
+        "            g = settle(node, g, keeps)\n": "            g = settled(node, g, keeps)\n",
         "        edges = node.edges if observer is None else observer.edges(node)\n": "",
         "in edges:": "in node.edges:",
     },

@@ -139,6 +139,7 @@ def test_every_call_is_counted_once(name, monkeypatch):
         operation = function.operation
         monkeypatch.setattr(operation, "forward", counting(key, operation.forward))
     p = trained(name, tg.profile())[-1]
+    assert not any("[" in name for name in p.operations)  # results of one operation are no others
     counted = {name: use.calls for name, use in p.operations.items() if use.calls}
     assert counted == {name: n for name, n in calls.items() if n}
 
@@ -169,6 +170,7 @@ def test_products_are_counted_where_blas_makes_them(m, n, k, dtype):
         lambda a, b: np.inner(a, b.T),
         lambda a, b: np.tensordot(a, b, 1),
         lambda a, b: np.matmul(a, b, out=np.empty((m, k), dtype)),
+        lambda a, b: (a + 1) @ np.tanh(b.T).T.copy(),
     ]
     for product in by:
 
@@ -257,14 +259,79 @@ def test_a_second_derivative_is_backward(clock):
     assert (use.calls, use.forward, use.backward) == (1, 1, 20)
 
 
-def test_a_hook_and_adding_up_are_backward(clock, monkeypatch):
+def test_a_hook_is_backward(clock):
     x = tg.tensor(np.ones(3), requires_grad=True)
     with tg.profile() as p:
         h = tg.tanh(x)
-        h.register_hook(lambda g: clock(7))
-        with contextlib.suppress(AttributeError):  # a hook returns a gradient
-            tg.sum(h).backward()
-    assert p.wall == 7
+        h.register_hook(lambda g: (clock(7), g)[1])
+        tg.sum(h).backward()
+    assert p.wall == p.operations["tanh"].backward == p.operations["tanh"].total == 7
+
+
+def test_a_joint_vjp_may_be_a_generator(clock):
+    def back(g, x):
+        clock(5)
+        yield g
+
+    @tg.op(back)
+    def slow_identity(x):
+        return x * 1
+
+    with tg.profile() as p:
+        tg.sum(slow_identity(tg.tensor(np.ones(3), requires_grad=True))).backward()
+    assert p.operations["slow_identity"].backward == 5 == p.wall
+
+
+def test_an_operation_in_itself_is_in_its_total_once(clock):
+    @tg.op()
+    def nested(x, depth):
+        clock(1)
+        return nested(x, depth - 1) if depth else x + 1
+
+    with tg.profile() as p:
+        nested(np.ones(3), 3)
+    use = p.operations["nested"]
+    assert (use.calls, use.own, use.total) == (4, 4, 4)
+
+
+def test_what_the_meter_takes_is_in_no_other_figure(monkeypatch):
+    now = 0
+
+    def reading():
+        nonlocal now
+        now += 1
+        return now
+
+    monkeypatch.setattr(meter, "clock", reading)  # time passes by looking at the clock alone
+
+    @tg.op()
+    def inner(x):
+        return np.exp(x)
+
+    @tg.op()
+    def outer(x):
+        return inner(x)
+
+    with tg.profile() as p:
+        for _ in range(5):
+            inner(np.ones(3))
+        outer(np.ones(3))
+    # Of a call that is timed itself one tick passes before, one inside, and one after.
+    inner, outer = p.operations["inner"], p.operations["outer"]
+    assert (inner.own, inner.total, outer.own, outer.total) == (6 * 3, 6 * 3, 2, 2 + 3)
+    assert p.python == 6 + 1  # between the calls, before the first and after the last
+    assert p.overhead == p.wall - 6 * 3 - 2 - 7
+
+
+@given(st.integers(1, 4))
+def test_seconds_in_blas_are_those_of_the_products(n):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meter, "clock", iter(range(10**6)).__next__)
+        x = np.ones((3, 3))
+        with tg.profile() as p:
+            for _ in range(n):
+                tg.tanh(tg.matmul(x, x))
+        assert {name: use.blas for name, use in p.operations.items()} == {"matmul": n, "tanh": 0}
 
 
 class Two(tg.nn.Module):
@@ -308,6 +375,16 @@ def test_modules_of_one_class_are_told_apart():
     assert {name: use.calls for name, use in p.modules.items()} == {"Linear": 2, "Linear (2)": 2}
 
 
+def test_a_module_that_calls_itself_is_one():
+    class Down(tg.nn.Module):
+        def forward(self, x, n):
+            return self(tg.tanh(x), n - 1) if n else x
+
+    with tg.profile() as p:
+        Down()(np.ones(3), 4)
+    assert {name: use.calls for name, use in p.modules.items()} == {"Down": 5}
+
+
 def loop(inner, x, T):
     for _ in range(T):
         x = inner(x)
@@ -326,10 +403,20 @@ def test_forward_and_backward_belong_to_the_step_that_made_the_call(unrolled, T)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(meter, "clock", lambda: now)
 
-        def back(g, x):
+        @tg.op()
+        def spent(g, x):  # called on the way back, so last step first
             nonlocal now
             now += 3 * float(x.ravel()[0])
-            return g
+            return g * 1
+
+        def back(g, x):
+            return spent(g, x)
+
+        @tg.op(x=lambda g: g)
+        def once(x):
+            nonlocal now
+            now += 0.5
+            return x * 1
 
         @tg.op(x=back)
         def step(x):
@@ -342,9 +429,44 @@ def test_forward_and_backward_belong_to_the_step_that_made_the_call(unrolled, T)
         with tg.profile() as p:
             for _ in range(2):
                 t = 0
-                tg.sum(unrolled(step, h, T)).backward()
+                tg.sum(once(unrolled(step, once(h), T))).backward()
     found = {t: (use.forward, use.backward) for t, use in p.steps.items()}
     assert found == {t: (2 * tick, 6 * tick) for t, tick in enumerate(ticks)}
+
+
+def test_a_function_that_a_step_calls_twice_makes_no_two_steps():
+    def function(x):
+        return tg.tanh(x)
+
+    with tg.profile() as p:
+        x = np.ones(3)
+        for _ in range(4):
+            x = function(function(x))
+        tg.exp(x)
+    assert {t: use.calls for t, use in p.steps.items()} == dict.fromkeys(range(4), 2)
+
+
+def test_a_module_in_a_fold_is_in_its_step():
+    class Squashing(tg.nn.Module):
+        def forward(self, x, h):
+            return tg.tanh(x + h)
+
+    cell, x = Squashing(), np.ones((3, 2))
+    with tg.profile() as p:
+        for _ in range(2):
+            tg.fold(cell, tg.Structure.chains([3]), x, np.ones(2))
+    calls = {key: use.calls for key, use in p.uses.items() if key[0] == "tanh"}
+    assert [*p.steps] == [0, 1, 2] and [*calls.values()] == [2, 2, 2]
+
+
+def test_the_gradient_of_a_weight_is_of_its_module_and_of_no_step():
+    T, B, H = 5, 3, 4
+    layer, h = tg.nn.Linear(H, H, bias=False), tg.tensor(np.ones((B, H), "f"), requires_grad=True)
+    with tg.profile() as p:
+        tg.sum(loop(layer, h, T)).backward()
+    product = 2 * T * B * H * H
+    assert p.modules["Linear"].flops == 3 * product
+    assert sum(use.flops for use in p.steps.values()) == 2 * product
 
 
 def test_layers_run_step_by_step_if_asked():
@@ -379,6 +501,7 @@ def test_results_are_counted_once_and_views_not_at_all():
         z.backward()
         assert tg.sum(x * x).requires_grad  # a leaf is nobody's result
     made = {name: use.made for name, use in p.operations.items()}
+    assert p.operations["tanh"].sent == 160  # to x
     assert made["tanh"] == 160 and made["transpose"] == 0 and made["multiply"] == 3 * 160
     assert p.peak == 2 * 160 and p.operations["multiply"].kept == 160  # y, and y * y
 
@@ -456,7 +579,7 @@ def test_detect_anomaly_goes_through_a_graph_made_in_a_profile_and_the_other_way
         y = tg.sum(tg.exp(x))
     with tg.profile() as p:
         y.backward()
-    assert {*p.operations} >= {"exp", "sum"} and x.grad is not None
+    assert {*p.operations} >= {"exp", "sum"} and {*p.modules} == {""} and "exp" in str(p)
 
 
 def test_it_holds_for_its_thread_alone():

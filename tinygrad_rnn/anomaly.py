@@ -98,20 +98,16 @@ class Detector(Observer):
             expect_unchanged(node)
         return node.edges
 
-    def gathered(self, node: Node, g: Any) -> Any:
-        """``g``, all that has come to ``node``, with its hooks; an error if it is not finite."""
-        if self.is_wrong(g):
-            hooks = ", with its hooks" if node.watch is not None and node.watch.hooks else ""
-            raise told(
-                NonFiniteError(
-                    f"backward: the sum of what came to {node.name}{hooks}, is {with_range(g)}\n"
-                    "  hint: parts that are infinite, or too large for the dtype; or what a hook"
-                    " returned"
-                ),
-                node,
-                backward=True,
-            )
-        return g
+    def settling(self, settled: Callable[[Node, Any, bool], Any]) -> Callable[..., Any]:
+        """``settled``, with a look at all that has come to a node, summed and through its hooks."""
+
+        def watched(node: Node, g: Any, keeps: bool) -> Any:
+            g = settled(node, g, keeps)
+            if self.is_wrong(g):
+                raise self.found_in_sum(node, g)
+            return g
+
+        return watched
 
     def is_wrong(self, x: Any) -> bool:
         """Whether NaN, or an infinity, is in ``x``: an array, a Tensor, a term of a cotangent."""
@@ -141,6 +137,14 @@ class Detector(Observer):
         lines = [f"{operation.name}: its result is {with_range(y)}"]
         lines += [f"  {name}: {with_range(x)}" for name, x in read.items()]
         return told(NonFiniteError("\n".join([*lines, f"  hint: {hint}"])), node)
+
+    def found_in_sum(self, node: Node, g: Any) -> NonFiniteError:
+        hooks = ", with its hooks" if node.watch is not None and node.watch.hooks else ""
+        error = NonFiniteError(
+            f"backward: the sum of what came to {node.name}{hooks}, is {with_range(g)}\n"
+            "  hint: parts that are infinite, or too large for the dtype; or what a hook returned"
+        )
+        return told(error, node, backward=True)
 
     def found_backward(self, node: Node, g: Any, source: Node) -> NonFiniteError:
         if source is node:

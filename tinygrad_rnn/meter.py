@@ -38,6 +38,8 @@ class Meter(Observer):
         self.use = Use()
         """That of the innermost function that runs."""
         self.ended = 0.0
+        self.timing = False
+        """Whether what arithmetic makes of a TimedArray is one, too."""
 
     def run(
         self, name: str, use: Use, way: str, begun: float, function: Callable[..., Any], *args: Any
@@ -81,7 +83,7 @@ class TimedArray(ndarray):
         if function in _CONTRACTIONS:
             return _timed_call(function, True, args, kwargs)
         y = super().__array_function__(function, types, args, kwargs)
-        return timed(y) if isinstance(OBSERVER.get(), Meter) else y
+        return timed(y) if isinstance(OBSERVER.get(), Meter) else y  # such as a concatenation
 
     def dot(self, *args: Any, **kwargs: Any) -> Any:
         """As ``np.dot``, which the method of an array does not call."""
@@ -103,7 +105,7 @@ def _timed_call(
         if is_product and y.dtype.char in _IN_BLAS:
             meter.use.blas += end - start
             meter.use.flops += _flops(function, args[0], args[1], y)
-        y = timed(y)
+        y = timed(y) if meter.timing else y
         meter.seconds -= end - start  # all but the function's own
         meter.overhead -= end - start
         meter.charge(begun)

@@ -36,9 +36,12 @@ class Observer:
         """``arrive(node, g, source)`` of a sweep, or what is called in its place."""
         return arrive
 
-    def gathered(self, node: Any, g: Any) -> Any:
-        """``g``, all that has come to ``node``, if it is a leaf, or watched, or a term."""
-        return g
+    def settling(self, settled: Callable[..., Any]) -> Callable[..., Any]:
+        """``settled(node, g, keeps)`` of a sweep, or what is called in its place.
+
+        It is asked for all that has come to a node, if that is a leaf, or watched, or a term.
+        """
+        return settled
 
     def edges(self, node: Any) -> Any:
         """The edges of ``node``, as the sweep is to go along them."""

@@ -21,7 +21,7 @@ from .backend import is_array
 from .backward import is_rows
 from .costs import Key, Profile, Scene, Use
 from .cotangents import Sum, Term
-from .engine import Node, Operation, Rule, TensorCore
+from .engine import Node, Operation, Rule
 from .errors import DtypeError, described
 from .meter import Meter, plain, timed
 from .observer import observing
@@ -81,7 +81,6 @@ class Profiler(Meter):
         self.swept: Key = ("", Scene())  # the operation whose edges the sweep goes along
         self.rules: dict[Rule, MeteredRule] = {}
         self.senders: dict[Node, Key] = {}  # of terms that wait to be added up
-        self.idle = 0.0, 0.0, 0.0, 0  # see _pause
 
     def let_go(self) -> None:
         """Hold no array, node or Module any more."""
@@ -96,7 +95,7 @@ class Profiler(Meter):
         key = operation.name, scene
 
         def metered(*args: Any) -> Any:
-            y = plain(self._run(key, self.way, begun, operation.forward, *timed(args)))
+            y = self._run(key, self.way, begun, operation.forward, *args, on_arrays=True)
             given = {id(owner) for owner in owners(args)}
             use = self._use(key)
             use.calls += 1
@@ -158,10 +157,9 @@ class Profiler(Meter):
         def metered(node: Node, g: Any, source: Node) -> None:
             begun = meter.clock()
             key = self._key(source)
-            if isinstance(g, Term):  # what is added up later belongs to no step
-                self.senders[node] = key[0], Scene(key[1].module)
+            if isinstance(g, Term) and self.senders.setdefault(node, key) != key:
+                self.senders[node] = key[0], Scene(key[1].module)  # what several send: of no step
             self._run(key, "backward", begun, arrive, node, g, source)
-            self._pause()
 
         return metered
 
@@ -182,51 +180,46 @@ class Profiler(Meter):
 
         def metered(*args: Any) -> Any:
             begun = meter.clock()
-            key, gs = self.swept, args[0] if isinstance(args[0], tuple) else args[:1]
-            are_recorded = any(isinstance(g, TensorCore) for g in gs)
-            given = args if are_recorded else timed(args)
-            y = plain(self._run(key, "backward", begun, vjp, *given))
+            key = self.swept
+            y = self._run(key, "backward", begun, vjp, *args, on_arrays=True)
             self._use(key).sent += bytes_of(y)
-            self.swept = key
             self.charge(self.ended)
-            self._pause()
             return y
 
         return metered
 
-    def _pause(self) -> None:
-        """Note how things stand: what happens until ``gathered`` is the writing out of a term."""
-        self.idle = meter.clock(), self.seconds, self.use.blas, self.use.flops
+    def settling(self, settled: Callable[..., Any]) -> Callable[..., Any]:
+        def metered(node: Node, g: Any, keeps: bool) -> Any:
+            begun = meter.clock()
+            key = self.senders.pop(node, None) or self._key(node)
+            g = self._run(key, "backward", begun, settled, node, g, keeps)
+            if isinstance(g, Term) and not node.edges and not is_rows(g):
+                return self._run(key, "backward", self.ended, written_out, g)
+            return g
 
-    def gathered(self, node: Node, g: Any) -> Any:
-        begun = meter.clock()
-        key = self.senders.pop(node, None) or self._key(node)
-        use, (since, seconds, blas, flops) = self._use(key), self.idle
-        passed = begun - since - (self.seconds - seconds)
-        use.backward += passed
-        use.total += passed
-        self.seconds += passed
-        use.blas += self.use.blas - blas
-        use.flops += self.use.flops - flops
-        self.use.blas, self.use.flops = blas, flops
-        if isinstance(g, Term) and not node.edges and not is_rows(g):
-            return self._run(key, "backward", begun, written_out, g)
-        g = plain(g)
-        self.charge(begun)
-        return g
+        return metered
 
     # ---- who, and where ----
 
     def _run(
-        self, key: Key, way: str, begun: float, function: Callable[..., Any], *args: Any
+        self,
+        key: Key,
+        way: str,
+        begun: float,
+        function: Callable[..., Any],
+        *args: Any,
+        on_arrays: bool = False,
     ) -> Any:
-        """``function(*args)``, metered as a call of ``key``."""
-        outer = self.scene, self.way
-        (name, self.scene), self.way = key, way
+        """``function(*args)``, metered as a call of ``key``; ``on_arrays`` that it may multiply."""
+        outer = self.scene, self.way, self.timing
+        (name, self.scene), self.way, self.timing = key, way, on_arrays
+        if on_arrays:
+            args = timed(args)
         try:
-            return self.run(name, self._use(key), way, begun, function, *args)
+            y = self.run(name, self._use(key), way, begun, function, *args)
         finally:
-            self.scene, self.way = outer
+            self.scene, self.way, self.timing = outer
+        return plain(y) if on_arrays else y
 
     def _use(self, key: Key) -> Use:
         if key not in self.found.uses:
@@ -331,4 +324,4 @@ def written_out(g: Term) -> Sum:
     """The term as a Sum that has been written out."""
     total = g if isinstance(g, Sum) else Sum(g.shape, g.dtype).include(g)
     total.dense()
-    return plain(total)
+    return total

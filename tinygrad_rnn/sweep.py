@@ -50,9 +50,9 @@ def sweep(
             cotangents[node] = g
             heappush(queue, (-node.birth, node))  # the newest node is the first
 
-    observer = OBSERVER.get()
+    observer, settle = OBSERVER.get(), settled
     if observer is not None:
-        arrive = observer.watching(arrive)
+        arrive, settle = observer.watching(arrive), observer.settling(settled)
     for node, g in roots:
         if needed is None or node in needed:
             arrive(node, g, node)
@@ -62,9 +62,7 @@ def sweep(
         g = cotangents.pop(node)
         if node.watch or wanted or type(g) is not ndarray or g.dtype is not node.dtype:
             keeps = node in wanted if wanted else node.watch is not None and node.watch.keeps
-            g = settled(node, g, keeps)
-            if observer is not None:
-                g = observer.gathered(node, g)
+            g = settle(node, g, keeps)
             if keeps:
                 found[node] = g
                 if needed is not None and needed.isdisjoint(node.parents()):
