@@ -385,3 +385,14 @@ def test_scores_are_summed_in_float64(dtype):
     ((best, _),) = decode.beam_search(step, None, [0], beam=2, steps=steps)
     assert one == best
     np.testing.assert_allclose(best.score, steps * float(row[1]), rtol=1e-12)
+
+
+@given(
+    st.lists(st.sampled_from([-np.inf, -2.0, -1.5, -1.0, 0.0]), min_size=1, max_size=40),
+    st.integers(1, 45),
+)
+def test_the_greatest_are_those_of_a_stable_sort_of_all(values, count):
+    x = np.array(values)
+    np.testing.assert_array_equal(
+        decode._ranked(x, count), sorted(range(len(x)), key=lambda i: -x[i])[:count]
+    )

@@ -1,6 +1,7 @@
 """Laws of sampling, and what decoding refuses."""
 
 import math
+import types
 
 import numpy as np
 import pytest
@@ -208,3 +209,8 @@ def test_one_input_that_is_stuck_is_named():
     for how, settings in [("greedy", {}), ("sample", {}), ("beam_search", {"beam": 2})]:
         with pytest.raises(tg.DecodeError, match=r"input 1 .* step 1\n"):
             getattr(decode, how)(with_step(log_probs), 0, [0] * 3, steps=1, **settings)
+
+
+def test_a_forbidden_token_is_not_drawn_by_a_number_that_is_0():
+    rng = types.SimpleNamespace(random=np.zeros)
+    assert decode._drawn(np.array([[-np.inf, 0.0]]), 1.0, None, None, rng).tolist() == [1]

@@ -18,6 +18,7 @@ the search.  Nothing is recorded.  Scores are kept on the host, in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -210,15 +211,25 @@ class _Beam:
 
 
 def _greatest(sums: np.ndarray, count: int) -> list[tuple[int, int]]:
-    """The places in ``sums`` of the ``count`` greatest, greatest first; equals in reading order.
-
-    Never one of -inf, so there may be fewer.
-    """
+    """The places of the ``count`` greatest ``sums`` above -inf, as ``_ranked`` orders them."""
     flat = sums.ravel()
-    least = np.partition(flat, -count)[-count] if count < flat.size else -np.inf
-    places = np.flatnonzero((flat >= least) & (flat > -np.inf))  # more than count, if some tie
-    places = places[np.argsort(-flat[places], kind="stable")][:count]
-    return [divmod(place, sums.shape[1]) for place in places.tolist()]
+    places = _ranked(flat, count)
+    return [divmod(place, sums.shape[1]) for place in places[flat[places] > -np.inf].tolist()]
+
+
+def _ranked(x: np.ndarray, count: int) -> np.ndarray:
+    """The places of the ``count`` greatest in ``x`` (n,), greatest first; equals in their order.
+
+    Written as a table, ``x`` has a greatest entry in each column.  That of the ``count``-th best
+    column is no greater than the ``count``-th best of all, and what is below need not be sorted.
+    """
+    columns = max(count, isqrt(len(x)))
+    rows = len(x) // columns
+    places = np.arange(len(x))
+    if rows > 1:
+        tops = x[: rows * columns].reshape(rows, columns).max(axis=0)
+        places = np.flatnonzero(x >= np.partition(tops, -count)[-count])
+    return places[np.argsort(-x[places], kind="stable")][:count]
 
 
 def _one_path(model: _Model, choose: Callable[[np.ndarray], np.ndarray]) -> list[Hypothesis]:
@@ -249,24 +260,26 @@ def _one_path(model: _Model, choose: Callable[[np.ndarray], np.ndarray]) -> list
 
 
 def _drawn(
-    log_probs: np.ndarray,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-    rng: np.random.Generator,
+    log_probs: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, rng: Any
 ) -> np.ndarray:
-    """A token (N,) for each row: where a uniform number falls in the sums of q, greatest first."""
-    order = np.argsort(-log_probs, axis=1, kind="stable")[:, :top_k]
-    log_q = np.take_along_axis(log_probs, order, axis=1).astype(np.float64)
+    """A token (N,) for each row: where a uniform number falls in the running sums of q.
+
+    Tokens are in the order of their ids, or, where some are left out, greatest first.
+    """
+    order = None
+    if top_k is not None or top_p is not None:
+        order = np.array([_ranked(row, top_k or len(row)) for row in log_probs])
+        log_probs = np.take_along_axis(log_probs, order, axis=1)
+    log_q = log_probs.astype(np.float64)
     with np.errstate(over="ignore"):  # at a low temperature all but the greatest become -inf
-        q = np.exp((log_q - log_q[:, :1]) / temperature)
+        q = np.exp((log_q - log_q.max(axis=1, keepdims=True)) / temperature)
     sums = np.cumsum(q, axis=1)
     if top_p is not None:
         before = np.concatenate([np.zeros_like(sums[:, :1]), sums[:, :-1]], axis=1)
         q[before >= top_p * sums[:, -1:]] = 0.0
         sums = np.cumsum(q, axis=1)
     places = (sums <= rng.random((len(q), 1)) * sums[:, -1:]).sum(axis=1)
-    return order[np.arange(len(q)), places]
+    return places if order is None else order[np.arange(len(q)), places]
 
 
 class _Model:
