@@ -1,6 +1,7 @@
 """Laws of deferred calls: plain recursion and loops give what they give undeferred, batched."""
 
 import gc
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -253,6 +254,44 @@ def test_calls_are_run_together_if_and_only_if_their_arguments_are_alike():
         assert_close([handle.value], [args[0]])
     sizes = [shapes[0][0] for shapes in calls]
     assert len(calls) == 13 and sum(sizes) == len(alike) and sorted(sizes)[-3:] == [2, 2, 2]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=9), seeds)
+def test_a_word_that_comes_again_is_computed_once(words, seed):
+    """And its gradient is that of every time it comes; the oracle is a table in NumPy."""
+    rng, seen = np.random.default_rng(seed), []
+    table = tg.tensor(rng.standard_normal((4, H)), requires_grad=True)
+
+    @tg.deferred
+    def leaf(word):
+        seen.extend(word.tolist())
+        return table[word], 2.0 * table[word]
+
+    pair = tg.deferred(lambda left, right: left * right)
+    leaves = [leaf(word) for word in words]
+    pairs = [pair(a[0], b[1]) for a, b in pairwise(leaves)]
+    hs, y = tg.stack([one[0] for one in leaves]), table.array[words]
+    assert sorted(seen) == sorted(set(words))
+    np.testing.assert_array_equal(hs.array, y)
+    loss, g = tg.sum(hs), np.ones_like(y)
+    if pairs:
+        products = tg.stack(pairs)
+        np.testing.assert_array_equal(products.array, 2.0 * y[:-1] * y[1:])
+        loss = loss + tg.sum(products)
+        g[:-1] += 2.0 * y[1:]
+        g[1:] += 2.0 * y[:-1]
+    expected = np.zeros_like(table.array)
+    np.add.at(expected, words, g)
+    np.testing.assert_allclose(tg.grad(loss, table).array, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_numbers_that_only_look_equal_are_told_apart():
+    """0.0 is not -0.0, and a whole number beside an array does not make two calls one."""
+    sign = tg.deferred(lambda x: np.copysign(1.0, x))
+    assert [one.value for one in [sign(0.0), sign(-0.0), sign(0.0)]] == [1.0, -1.0, 1.0]
+    scaled = tg.deferred(lambda k, x: k[:, None] * x)
+    calls = [scaled(2, np.array([1.0])), scaled(2, np.array([3.0]))]
+    assert [float(one.value[0]) for one in calls] == [2.0, 6.0]
 
 
 def test_what_nobody_can_ask_for_is_not_run():

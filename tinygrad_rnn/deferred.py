@@ -14,7 +14,7 @@ lowest first, those of one cell, one height and like arguments in one batch: the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import update_wrapper
 from threading import local
 from typing import Any, NoReturn
@@ -186,11 +186,12 @@ def deferred(cell: Callable[..., Any]) -> Callable[..., Any]:
         a number                               (n,), integers or float32
         anything else: None, a word, self      itself; only calls with an equal one are batched
 
-    The cell returns a state with n rows, or a tuple of such.  Its body runs once for a whole batch,
-    and later than it was called: it must not print, or draw random numbers (a dropout mask is an
-    argument), and what it closes over must not change in between.  Calls made under ``no_grad`` are
-    run so.  Value and gradient are those of calling the cell for each node.  What waits in a thread
-    is run at once, as one graph, so a task of asyncio should ask for its values before it awaits.
+    The cell returns a state with n rows, or a tuple of such; calls with equal whole numbers and
+    nothing else share one.  Its body runs once for a whole batch, and later than it was called: it
+    must not print, or draw random numbers (a dropout mask is an argument), and what it closes over
+    must not change in between.  Calls made under ``no_grad`` are run so.  Value and gradient are
+    those of calling the cell for each node.  What waits in a thread is run at once, as one graph,
+    so a task of asyncio should ask for its values before it awaits.
 
     Raises DeferredError for arithmetic on a handle.  An error in the cell bears a note that tells
     where it was called; what waits is dropped then.
@@ -269,20 +270,32 @@ def _batches(calls: list[Call]) -> Iterator[list[Call]]:
 
 def _run_batch(calls: list[Call], rooms: dict[Any, Rows], capacity: int) -> None:
     """Run the cell once for all of ``calls``, and write the states to the room for their like."""
-    first, n = calls[0], len(calls)  # place.py reads calls and name
+    first, (distinct, places) = calls[0], _distinct(calls)  # place.py reads calls and name
     name = f"deferred {name_of(first.cell)}"
     try:
         with recording(first.records):
-            args = [_batch([call.args[i] for call in calls]) for i in range(len(first.args))]
-            state = batch_of(first.cell(*args), n, name)
+            args = [_batch([one[i] for one in distinct]) for i in range(len(first.args))]
+            state = batch_of(first.cell(*args), len(distinct), name)
             rows = rooms.setdefault((first.records, likeness(state)), Rows(capacity))
             start = rows.write(state, name)
     except Exception as error:
         if not isinstance(error, TinygradRNNError):  # those tell by themselves
             error.add_note(f"in {described_calls(calls, name)}")
         raise
-    for i, call in enumerate(calls, start):
-        call.rows, call.row, call.args, call.height = rows, i, None, -1
+    for place, call in zip(places, calls, strict=True):
+        call.rows, call.row, call.args, call.height = rows, start + place, None, -1
+
+
+def _distinct(calls: list[Call]) -> tuple[list[Any], Iterable[int]]:
+    """The arguments of the calls, those that repeat left out, and the place of each call there.
+
+    Only whole numbers are compared: the words of leaves, of which every other comes again.
+    """
+    if set(map(type, calls[0].args)) != {int}:
+        return [call.args for call in calls], range(len(calls))
+    places: dict[Any, int] = {}
+    own = [places.setdefault(call.args, len(places)) for call in calls]
+    return list(places), own
 
 
 # ---- arguments ---------------------------------------------------------------------------------
