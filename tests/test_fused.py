@@ -25,7 +25,15 @@ def lstm_arguments(rng):
     return [rng.standard_normal((n, k * H)) for k in [N + 3, *[1] * N]]
 
 
-STEPS = {"lstm_gates": (fused.lstm_gates, fused.lstm_gates_defined, lstm_arguments)}
+def gru_arguments(rng):
+    """What the input says, what the state says, and the state."""
+    return [rng.standard_normal((n, k * H)) for k in (3, 3, 1)]
+
+
+STEPS = {
+    "lstm_gates": (fused.lstm_gates, fused.lstm_gates_defined, lstm_arguments),
+    "gru_gates": (fused.gru_gates, fused.gru_gates_defined, gru_arguments),
+}
 
 
 def with_gradients(function, arrays, seed, create_graph=False):
@@ -82,6 +90,12 @@ def test_gates_and_memories_may_be_broadcast(shapes):
     runs = [with_gradients(f, arrays, 2) for f in (fused.lstm_gates, fused.lstm_gates_defined)]
     for one, other in zip(*runs, strict=True):
         assert_alike(one, other, 1e-12)
+
+
+@pytest.mark.parametrize("shapes", [((4, 9), (4, 6), (4, 3)), ((4, 9), (4, 9), (4, 2))])
+def test_gates_of_a_gru_that_do_not_fit_are_refused(shapes):
+    with pytest.raises(ShapeError, match=r"gru_gates: u .*\n  expected: u and w .*3H"):
+        fused.gru_gates(*map(np.ones, shapes))
 
 
 @pytest.mark.parametrize("shapes", [((4, 13), (4, 3)), ((4, 12), (4, 2)), ((4, 12), (4, 1))])

@@ -200,6 +200,7 @@ def test_the_vjp_of_a_linear_operation_is_its_adjoint(name, data):
 
 FUSED = {
     "lstm_gates": fused.lstm_gates_defined,
+    "gru_gates": fused.gru_gates_defined,
     "affine": readout.affine_defined,
     "softmax_losses": readout.softmax_losses_defined,
 }

@@ -7,6 +7,7 @@ pointwise, so a cell of one's own makes its products as it likes and calls one o
     h, c = fused.lstm_gates(x @ U + h @ W + b, c)             # an LSTM
     h, c = fused.lstm_gates(x @ U + b)                        # the leaf of a tree
     h, c = fused.lstm_gates(h_l @ U + h_r @ W + b, c_l, c_r)  # a node over two children
+    h = fused.gru_gates(x @ U + b, h @ W + a, h)              # a GRU
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ from .engine import TensorCore, op
 from .errors import ShapeError
 from .linear import concatenate, split
 
-__all__ = ["lstm_gates", "lstm_gates_defined"]
+__all__ = ["gru_gates", "gru_gates_defined", "lstm_gates", "lstm_gates_defined"]
+
+# ---- the gates of an LSTM ----------------------------------------------------------------------
 
 
 def lstm_gates_defined(a, *cs):
@@ -111,3 +114,55 @@ def _lstm_gates(a, *cs):
         c = c + f * c_k
     t = np.tanh(c)
     return o * t, c, gates, t
+
+
+# ---- the gates of a GRU ------------------------------------------------------------------------
+
+
+def gru_gates_defined(u, w, h):
+    """``h'`` of a GRU from ``u``, what the input says of its gates, ``w``, what ``h`` says, and h.
+
+    ``u`` and ``w`` (..., 3H) have blocks r, z, n, and ``h`` is (..., H).
+    ``r = sigmoid(u_r + w_r)``, ``z = sigmoid(u_z + w_z)``, ``n = tanh(u_n + r * w_n)`` and
+    ``h' = (1 - z) * n + z * h``.
+    """
+    (u_r, u_z, u_n), (w_r, w_z, w_n) = split(u, 3, axis=-1), split(w, 3, axis=-1)
+    r, z = sigmoid(u_r + w_r), sigmoid(u_z + w_z)
+    n = tanh(u_n + r * w_n)
+    return (1.0 - z) * n + z * h
+
+
+def gru_gates(u, w, h):
+    """What ``gru_gates_defined`` gives, in one operation."""
+    return _gru_gates(u, w, h)[0]
+
+
+def _gru_pulled_back(gs, y, w, h):
+    """The cotangents of ``u``, ``w`` and ``h``; r, z and n are results too, as the gates above."""
+    g, gr, gz, gn = gs
+    _, r, z, n = y
+    if g is None:
+        g = 0.0 * n
+    w_n = w[..., 2 * n.shape[-1] :]
+    of_n = (g * (1 - z) if gn is None else g * (1 - z) + gn) * (1 - n * n)
+    of_r = (of_n * w_n if gr is None else of_n * w_n + gr) * (r * (1 - r))
+    of_z = (g * (h - n) if gz is None else g * (h - n) + gz) * (z * (1 - z))
+    u = concatenate([of_r, of_z, of_n], axis=-1)
+    return u, concatenate([of_r, of_z, of_n * r], axis=-1), g * z
+
+
+@op(_gru_pulled_back)
+def _gru_gates(u, w, h):
+    H = h.shape[-1]
+    if not u.shape[-1] == w.shape[-1] == 3 * H:
+        raise ShapeError(
+            f"gru_gates: u {u.shape}, w {w.shape}, h {h.shape}\n"
+            "  expected: u and w (..., 3H), h (..., H)\n"
+            "  hint: the blocks of u and w are r, z and n"
+        )
+    rz = np.tanh(0.5 * (u[..., : 2 * H] + w[..., : 2 * H]))
+    rz *= 0.5
+    rz += 0.5
+    r, z = rz[..., :H], rz[..., H:]
+    n = np.tanh(u[..., 2 * H :] + r * w[..., 2 * H :])
+    return n + z * (h - n), r, z, n

@@ -46,7 +46,7 @@ ANALYTIC = frozenset(
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
     softplus relu where maximum minimum sum_to broadcast_to cumsum reshape transpose permute
     getitem scatter concatenate split stack unstack sum max logsumexp softmax matmul einsum read
-    fill lstm_gates lstm gru elman affine softmax_losses
+    fill lstm_gates gru_gates lstm gru elman affine softmax_losses
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
@@ -557,6 +557,17 @@ def _np_elman(u: Any, w: Any, h: Any, nonlinearity: str) -> Any:
     return [f[nonlinearity]]
 
 
+def _gru_step(draw: Draw) -> Case:
+    *lead, H = draw.shape(min_dims=1, max_dims=2)
+    return [draw.normal((*lead, k * H)) for k in (3, 3, 1)], {}
+
+
+def _np_gru_gates(u: Any, w: Any, h: Any) -> Any:
+    (u_r, u_z, u_n), (w_r, w_z, w_n) = np.split(u, 3, axis=-1), np.split(w, 3, axis=-1)
+    n, z = np.tanh(u_n + w_n / (1 + np.exp(-u_r - w_r))), 1 / (1 + np.exp(-u_z - w_z))
+    return (1 - z) * n + z * h
+
+
 def _np_scatter(x: Any, index: Any, shape: Any) -> Any:
     out = np.zeros(shape, x.dtype)
     np.add.at(out, index, x)
@@ -691,6 +702,7 @@ ROWS: list[Row] = [
     Row("binary_cross_entropy_with_logits", F.binary_cross_entropy_with_logits,
         lambda logits, targets: _np_bce(1 / (1 + np.exp(-logits)), targets), _labelled("normal")),
     Row("lstm_gates", fused.lstm_gates, _np_lstm_gates, _gates),
+    Row("gru_gates", fused.gru_gates, _np_gru_gates, _gru_step),
     Row("affine", readout.affine, lambda x, weight, bias: x @ weight.T + bias, _read_out),
     Row("softmax_losses", readout.softmax_losses, lambda x, ids: -np.log(
         _np_softmax(x)[np.arange(len(ids)), ids]), _one_class_each),
