@@ -25,12 +25,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from ..arithmetic import relu, sigmoid, tanh
+from ..arithmetic import sigmoid, tanh
 from ..backend import backend_of
 from ..errors import DtypeError, SettingError, ShapeError, described
 from ..fused import lstm_gates
 from ..linear import broadcast_to, split
 from ..random import given_rng
+from ..sequences import NONLINEARITIES, gru_gates
 from .layers import affine, constant, expect_sizes, hint_for_rows, normalised, uniform
 from .module import Module
 
@@ -43,7 +44,6 @@ __all__ = [
     "RNNCell",
 ]
 
-_NONLINEARITIES = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid}
 _SWAPPED = "axes 0 and 1 look swapped, pass {}.T; the batch comes first"
 
 
@@ -207,13 +207,13 @@ class RNNCell(Cell):
         learn_initial: bool = False,
         rng: np.random.Generator | None = None,
     ) -> None:
-        self._choice("nonlinearity", nonlinearity, _NONLINEARITIES)
+        self._choice("nonlinearity", nonlinearity, NONLINEARITIES)
         super().__init__(input_size, hidden_size, bias, learn_initial=learn_initial, rng=rng)
         self.nonlinearity = nonlinearity
 
     def step(self, u: Any, state: Any = None, mask: Any = None) -> Any:
         (h,) = self.begun(u, state)
-        return _NONLINEARITIES[self.nonlinearity](u + self.W(h, mask))
+        return NONLINEARITIES[self.nonlinearity](u + self.W(h, mask))
 
 
 class LSTMCell(Cell):
@@ -384,15 +384,12 @@ class GRUCell(Cell):
 
     def step(self, u: Any, state: Any = None, mask: Any = None) -> Any:
         (h,) = self.begun(u, state)
+        if self.reset_after:
+            return gru_gates(u, self.W(h, mask), h)
         cut = [2 * self.hidden_size]  # (B, 3H) -> r and z side by side, (B, 2H), and n, (B, H)
         u_rz, u_n = split(u, cut, axis=-1)
-        if self.reset_after:
-            w_rz, w_n = split(self.W(h, mask), cut, axis=-1)
-            r, z = split(sigmoid(u_rz + w_rz), 2, axis=-1)
-            n = tanh(u_n + r * w_n)
-        else:
-            W_rz, W_n = split(self.weight_hh, cut)
-            kept = h if mask is None else h * mask
-            r, z = split(sigmoid(u_rz + kept @ W_rz.T), 2, axis=-1)
-            n = tanh(u_n + (r * kept) @ W_n.T)
+        W_rz, W_n = split(self.weight_hh, cut)
+        kept = h if mask is None else h * mask
+        r, z = split(sigmoid(u_rz + kept @ W_rz.T), 2, axis=-1)
+        n = tanh(u_n + (r * kept) @ W_n.T)
         return n + z * (h - n)  # (1 - z) * n + z * h in one product less
