@@ -167,7 +167,7 @@ def test_complex_numbers_and_complex_cotangents_go_through_the_definition(kind, 
 
 
 def test_every_operation_stands_beside_its_definition():
-    helpers = {"Course", "fits", "gru_gates"}
+    helpers = {"Course", "fits"}
     names = set(BLOCKS) | {f"{kind}_defined" for kind in BLOCKS}
     assert names | helpers == set(sequences.__all__)
 

@@ -31,8 +31,8 @@ import numpy as np
 from .arithmetic import relu, sigmoid, tanh
 from .backward import cotangents_of
 from .engine import TensorCore, is_recording, leaf, op, recording
-from .fused import lstm_gates
-from .linear import concatenate, reshape, split
+from .fused import gru_gates, lstm_gates
+from .linear import concatenate, reshape
 from .products import OuterProduct
 from .readout import affine
 from .tensor import Tensor
@@ -44,7 +44,6 @@ __all__ = [
     "fits",
     "gru",
     "gru_defined",
-    "gru_gates",
     "lstm",
     "lstm_defined",
 ]
@@ -112,20 +111,6 @@ def elman_defined(x, weight_ih, weight_hh, bias, h, course, nonlinearity="tanh")
     """``(outputs, h)`` of a simple recurrent net: at each step ``f(U x + b + W h)``."""
     f = NONLINEARITIES[nonlinearity]
     return _over(course, lambda u, h: (f(u + h @ weight_hh.T),), affine(x, weight_ih, bias), h)
-
-
-def gru_gates(u, w, h):
-    """``h'`` of a GRU from ``u`` and ``w`` (..., 3H), what x and what h says about r, z and n.
-
-    ``r = sigmoid(u_r + w_r)``, ``z = sigmoid(u_z + w_z)``, ``n = tanh(u_n + r * w_n)`` and
-    ``h' = (1 - z) * n + z * h``.
-    """
-    cut = [2 * h.shape[-1]]  # r and z side by side, and n
-    u_rz, u_n = split(u, cut, axis=-1)
-    w_rz, w_n = split(w, cut, axis=-1)
-    r, z = split(sigmoid(u_rz + w_rz), 2, axis=-1)
-    n = tanh(u_n + r * w_n)
-    return n + z * (h - n)  # in one product less
 
 
 def _over(course, step, u, *states: Any):

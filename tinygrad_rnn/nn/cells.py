@@ -28,10 +28,10 @@ import numpy as np
 from ..arithmetic import sigmoid, tanh
 from ..backend import backend_of
 from ..errors import DtypeError, SettingError, ShapeError, described
-from ..fused import lstm_gates
+from ..fused import gru_gates, lstm_gates
 from ..linear import broadcast_to, split
 from ..random import given_rng
-from ..sequences import NONLINEARITIES, gru_gates
+from ..sequences import NONLINEARITIES
 from .layers import affine, constant, expect_sizes, hint_for_rows, normalised, uniform
 from .module import Module
 
