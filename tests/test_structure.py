@@ -320,6 +320,21 @@ def test_a_list_that_contains_itself_is_refused():
         Structure.trees([tree])
 
 
+def test_trees_that_unfold_without_end_are_refused(monkeypatch):
+    """Each tuple holds the one before twice, so that 60 objects would be 2**61 nodes."""
+    monkeypatch.setattr(structure, "_MOST_OF_TREES", 1023)
+    tree = "leaf"
+    for _ in range(9):
+        tree = (tree, tree)
+    assert len(Structure.trees([tree])) == 1023
+    for _ in range(51):
+        tree = (tree, tree)
+    with pytest.raises(
+        ShapeError, match=r"more than 1,023 nodes\n(.*\n)*.*a subtree that occurs twice"
+    ):
+        Structure.trees([tree])
+
+
 REFUSED = {
     "a missing child": (lambda: Structure.dag([[], [0, 5]]), IndexRangeError, "node 1 has child 5"),
     "a negative child": (lambda: Structure.dag([[-1]]), IndexRangeError, "node 0 has child -1"),

@@ -125,7 +125,7 @@ class Structure:
         ``children`` gives the subtrees of a tree, none or None for a leaf; without it, a tuple or
         list is an inner node of its items, and anything else is a leaf.  ``kind`` gives the kind of
         a node.  What node i stands for is ``items[i]``.  A subtree that occurs twice is two nodes.
-        ShapeError for a tree that contains itself.
+        ShapeError for a tree that contains itself, and for more than 10,000,000 nodes.
         """
         below = _parts if children is None else children
         counts: list[int] = []
@@ -155,6 +155,12 @@ class Structure:
                 del waiting[len(waiting) - k :]
                 open_.discard(id(item))
                 waiting.append(len(counts))
+                if len(counts) >= _MOST_OF_TREES:
+                    raise ShapeError(
+                        f"Structure.trees: more than {_MOST_OF_TREES:,} nodes\n"
+                        "  expected: fewer, and a subtree that occurs twice is two nodes\n"
+                        "  hint: in dag(children) a node that is shared is one; join adds forests"
+                    )
                 heights.append(1 + max([heights[i] for i in mine], default=-1))
                 counts.append(k)
                 flat.extend(mine)
@@ -362,6 +368,7 @@ class Structure:
 
 
 _EMPTY = np.empty(0, np.intp)
+_MOST_OF_TREES = 10_000_000  # a gigabyte of lists
 _MOST_NODES = 2**40  # beyond the memory of any machine, and safely within an integer
 
 
