@@ -23,6 +23,7 @@ PACKAGE = ROOT / "tinygrad_rnn"
 TYPED = PACKAGE / "py.typed"
 
 LARGE = {  # files of more than 400 lines, and why they are not cut up
+    "tinygrad_rnn/deferred.py": "one subject: how calls wait, are put in batches and are run",
     "tinygrad_rnn/engine.py": "what a call is, how it is recorded, and the decorators for it",
     "tinygrad_rnn/optim.py": "five optimisers, each with its formula and its settings",
     "tinygrad_rnn/registry.py": "one row for each operation, and the table of choices beside them",
@@ -37,6 +38,7 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tests/reliability.py": "one section of the page after the other",
     "tests/soak.py": "one subject: what must not grow",
     "tests/test_checkpoints.py": "one subject: states go in and come out, whole or not at all",
+    "tests/test_deferred.py": "one law after the other, of calls that wait",
     "tests/test_sequences.py": "one subject: a layer in one operation, and when it is not",
     "tests/test_training.py": "one subject: all the ways in which a run can be stopped",
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",

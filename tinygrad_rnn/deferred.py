@@ -384,21 +384,19 @@ def _gathered(handles: Sequence[Any]) -> Any:
         if part is not None:
             handles[0].check(rows)
         return _taken(rows, part, [call.row for call in calls])
-    sources = [(call.home(), one.i, call.row) for call, one in zip(calls, handles, strict=True)]
-    homes = {(rows, part): one for one, (rows, part, _) in zip(handles, sources, strict=True)}
-    for (rows, part), one in homes.items():
-        if part is not None:
-            one.check(rows)
     places: dict[tuple[Rows, int | None], list[int]] = {}
-    for i, (rows, part, _) in enumerate(sources):
-        places.setdefault((rows, part), []).append(i)
-    if len({rows.many and part is None for rows, part in homes}) > 1:
+    for i, (call, one) in enumerate(zip(calls, handles, strict=True)):
+        places.setdefault((call.home(), one.i), []).append(i)
+    for (rows, part), mine in places.items():
+        if part is not None:
+            handles[mine[0]].check(rows)
+    if len({rows.many and part is None for rows, part in places}) > 1:
         raise ShapeError(
             "stack: some of the handles stand for tuples, and some for arrays\n"
             "  hint: handle[i] is part i of a tuple"
         )
     states = [
-        _taken(rows, part, [sources[i][2] for i in mine]) for (rows, part), mine in places.items()
+        _taken(rows, part, [calls[i].row for i in mine]) for (rows, part), mine in places.items()
     ]
     back = np.argsort(np.array([i for mine in places.values() for i in mine]))  # to the old order
     if isinstance(states[0], tuple):
