@@ -23,14 +23,17 @@ def main(argv=None):
     for name in [name for name in args.names if name in COUNTED]:
         import_module(f"benchmarks.{name}").main()
     chosen = [name for name in args.names or _suite.WORKLOADS if name in _suite.WORKLOADS]
+    failed = []
     if args.quick:
         with TemporaryDirectory() as folder:
-            measure(chosen, args, Path(folder))
+            failed = measure(chosen, args, Path(folder))
             _report.write(Path(folder), Path(folder, "RESULTS.md"))
     elif chosen or args.write:
-        measure(chosen if not args.write else [], args, _results.FOLDER)
+        failed = measure([] if args.write else chosen, args, _results.FOLDER)
         _report.write()
         print(f"written: {_report.RESULTS.name}")
+    if failed:
+        raise SystemExit(f"failed: {'; '.join(failed)}")
 
 
 def parser():
@@ -52,7 +55,11 @@ def parser():
 
 
 def measure(names, args, folder):
-    """Measure the cases of these workloads, and keep the samples of each as soon as it is done."""
+    """Measure the cases of these workloads, and keep the samples of each as soon as it is done.
+
+    Returned are the names of the cases in which programs failed or did not agree.
+    """
+    failed = []
     for name in names:
         workload = _suite.workload(name)
         for sizes in _suite.cases_of(workload, args.quick):
@@ -61,10 +68,16 @@ def measure(names, args, folder):
                 continue
             begun = time.monotonic()
             rounds = 1 if args.quick else getattr(workload, "ROUNDS", args.rounds)
-            rows = _suite.measured(workload, sizes, rounds, args.threads)
+            try:
+                rows = _suite.measured(workload, sizes, rounds, args.threads)
+            except (AssertionError, RuntimeError) as error:
+                print(f"{name}: {case} failed: {error}", flush=True)
+                failed.append(f"{name}: {case}")
+                continue
             _results.replace(name, rows, folder)
             print(f"{name}: {case} ({time.monotonic() - begun:.0f} s)")
             print(said(_results.Results(rows), case), flush=True)
+    return failed
 
 
 def said(found, case):

@@ -104,6 +104,21 @@ def test_the_command_measures_and_writes(capsys):
     assert re.search(r"NumPy: [\d.e-]+ ms", said)
 
 
+def test_a_case_that_fails_is_told_and_the_others_are_measured(capsys, monkeypatch):
+    def measured(workload, sizes, rounds, threads):
+        if sizes["n"] == 1:
+            raise AssertionError("the trace: they differ")
+        return rows_of(_results.label(sizes, threads), {"NumPy": [1.0]})
+
+    monkeypatch.setattr(_suite, "measured", measured)
+    monkeypatch.setattr(_suite, "cases_of", lambda workload, quick: [{"n": 1}, {"n": 2}])
+    with pytest.raises(SystemExit, match="products: n=1"):
+        command.main(["products", "--quick"])
+    said = capsys.readouterr().out
+    assert "products: n=1 failed: the trace: they differ" in said
+    assert "products: n=2 (" in said
+
+
 def test_an_unknown_benchmark_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         command.main(["overheat"])
