@@ -98,3 +98,25 @@ def test_losses_make_one_array_of_all_classes_and_that_on_the_way_back(monkeypat
         assert tracemalloc.get_traced_memory()[1] < 2.2 * x.array.nbytes
     finally:
         tracemalloc.stop()
+
+
+@given(
+    n=st.integers(0, 20),
+    k=st.sampled_from([1, 64, 257, 512]),
+    m=st.sampled_from([128, 600, 1025]),
+    dtypes=st.lists(
+        st.sampled_from([np.float32, np.float64, np.complex64]), min_size=2, max_size=2
+    ),
+    swapped=st.tuples(st.booleans(), st.booleans()),
+    seed=st.integers(0, 9),
+)
+def test_a_product_of_few_rows_is_that_of_its_entries(n, k, m, dtypes, swapped, seed):
+    """In blocks of columns or at once, whatever the layout: by einsum, which calls no BLAS."""
+    rng = np.random.default_rng(seed)
+    a, b = rng.integers(-3, 4, (n, k)).astype(dtypes[0]), rng.integers(-3, 4, (k, m))
+    b = b.astype(dtypes[1])
+    a, b = (np.asfortranarray(x) if flip else x for x, flip in zip((a, b), swapped, strict=True))
+    y = tg.matmul(a, b)
+    assert y.dtype == np.result_type(*dtypes)
+    assert np.array_equal(y, np.einsum("ij,jk->ik", a, b))  # small integers
+    assert np.array_equal(tg.matmul(a, b[:, ::2]), y[:, ::2])

@@ -53,6 +53,8 @@ __all__ = [
 def sum_to(x, shape):
     """``x`` summed to ``shape``, from which it could have been broadcast."""
     lead = x.ndim - len(shape)
+    if x.shape[lead:] == shape:  # a bias
+        return x.sum(tuple(range(lead))).reshape(shape)
     if lead < 0 or any(n not in (1, m) for n, m in zip(shape, x.shape[lead:], strict=True)):
         raise ValueError(f"{tuple(shape)} cannot be broadcast to {x.shape}")
     axes = tuple(i for i in range(x.ndim) if i < lead or (shape[i - lead] == 1 != x.shape[i]))

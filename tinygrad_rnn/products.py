@@ -72,10 +72,28 @@ def _right_cotangent(g, a, b_shape):
 def _matmul(a, b):
     try:
         if a.ndim > b.ndim == 2:  # one product of all rows; NumPy makes one for each matrix of a
-            return np.matmul(rows_of(a), b).reshape((*a.shape[:-1], b.shape[1]))
-        return np.matmul(a, b)
+            return product(rows_of(a), b).reshape((*a.shape[:-1], b.shape[1]))
+        return product(a, b) if a.ndim == 2 == b.ndim else np.matmul(a, b)
     except ValueError as error:
         raise _misfit(a, b) from error
+
+
+def product(a, b):
+    """The product of two matrices; of few rows with a weight in blocks of 64 columns.
+
+    OpenBLAS copies a matrix to a layout of its own before it multiplies, unless the product is
+    small: for up to 16 rows the blocks together take a half to a tenth of the time.
+    """
+    if b.size < 65536 or a.dtype != b.dtype or type(a) is not np.ndarray:
+        return np.matmul(a, b)
+    (n, k), m = a.shape, b.shape[1]
+    if n < 2 or not (n * k <= 4096 or (n <= 16 and n * k <= 8192)):
+        return np.matmul(a, b)
+    y, whole = np.empty((n, m), a.dtype), m - m % 64
+    blocks, results = (x[:, :whole].reshape((len(x), -1, 64)).transpose((1, 0, 2)) for x in (b, y))
+    np.matmul(a, blocks, out=results)
+    np.matmul(a, b[:, whole:], out=y[:, whole:])
+    return y
 
 
 def _misfit(a, b):
