@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from benchmarks import memory
 from tinygrad_rnn import engine, meter
+from tinygrad_rnn.backward import rows_of_grad
 from tinygrad_rnn.observer import OBSERVER, Observer, observing
 from tinygrad_rnn.registry import ROWS
 from tinygrad_rnn.testing import cases, laid_out
@@ -100,6 +101,7 @@ def trained(name, look):
         tg.sum(y * y).backward()
     gradients = [x.node.watch.grad for x in net.parameters()]
     kinds = [type(g) for g in gradients]  # rows of a table stay rows
+    assert all(type(row.g) is np.ndarray for x in net.parameters() for row in rows_of_grad(x))
     return [y.array, *[x.grad.array for x in net.parameters() if x.grad is not None]], kinds, seen
 
 

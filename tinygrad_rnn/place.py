@@ -23,13 +23,8 @@ _BETWEEN = ("contextlib", "copy", "functools", "numpy")  # between our frames an
 
 
 @cache
-def _is_ours(module: str) -> bool:
-    return module.split(".", 1)[0] == _OURS
-
-
-@cache
-def _is_between(module: str) -> bool:
-    return module.split(".", 1)[0] in _BETWEEN
+def _is_users(module: str) -> bool:
+    return module.split(".", 1)[0] not in (_OURS, *_BETWEEN)
 
 
 def _frames() -> Iterator[tuple[FrameType, str]]:
@@ -54,15 +49,17 @@ class Place:
         self.has_line = False
         self.scopes: list[Any] = []
         self.calls: list[Any] = []
-        frame: FrameType | None = sys._getframe(1)
+        innermost: FrameType | None = sys._getframe(1)
+        frame = innermost
+        while frame is not None and not self.has_line:
+            self.calls.append((frame.f_code, frame.f_lasti))
+            self.has_line = _is_users(str(frame.f_globals.get("__name__")))
+            frame = frame.f_back
+        frame = innermost
         while frame is not None:  # often many, and with detect_anomaly at every call
-            code = frame.f_code
-            if not self.has_line:
-                self.calls.append((code, frame.f_lasti))
-                module = str(frame.f_globals.get("__name__"))
-                self.has_line = not _is_ours(module) and not _is_between(module)
-            if code.co_qualname in _SCOPES and _is_ours(str(frame.f_globals.get("__name__"))):
-                self.scopes[:0] = _SCOPES[code.co_qualname](frame.f_locals)
+            name = frame.f_code.co_qualname
+            if name in _SCOPES and str(frame.f_globals.get("__name__")).startswith(_OURS):
+                self.scopes[:0] = _SCOPES[name](frame.f_locals)
             frame = frame.f_back
 
     @property
@@ -112,7 +109,7 @@ class Place:
 def caller() -> str:
     """File and line of the user's call that this package is working on."""
     for frame, module in _frames():
-        if not _is_between(module) and not _is_ours(module):
+        if _is_users(module):
             return f"{frame.f_code.co_filename}:{frame.f_lineno}"
     return "an unknown line"
 
@@ -126,7 +123,7 @@ def loop_line() -> tuple[int, ...]:
     left = _LINES
     for frame, module in _frames():
         calls += id(frame.f_code), frame.f_lasti
-        left -= not _is_ours(module)
+        left -= _is_users(module)
         if not left:
             break
     return tuple(calls)

@@ -91,7 +91,7 @@ class Profiler(Meter):
 
     def body(self, operation: Operation) -> Callable[..., Any]:
         begun = meter.clock()
-        scene = self.scene if self.running else self._of_line()
+        scene = self._of_line()
         key = operation.name, scene
 
         def metered(*args: Any) -> Any:
@@ -233,7 +233,7 @@ class Profiler(Meter):
         return node.name, node.origin if isinstance(node.origin, Scene) else Scene()
 
     def _of_line(self) -> Scene:
-        """This scene; outside of folds, its step is the pass through the user's line."""
+        """This scene; where it has no step yet, that is the pass through the user's line."""
         if self.scene.step is not None:
             return self.scene
         line = self.scene.module, loop_line()
