@@ -25,6 +25,7 @@ TYPED = PACKAGE / "py.typed"
 LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tinygrad_rnn/deferred.py": "one subject: how calls wait, are put in batches and are run",
     "tinygrad_rnn/engine.py": "what a call is, how it is recorded, and the decorators for it",
+    "tinygrad_rnn/linear.py": "one subject: linear operations, each beside its adjoint",
     "tinygrad_rnn/optim.py": "five optimisers, each with its formula and its settings",
     "tinygrad_rnn/registry.py": "one row for each operation, and the table of choices beside them",
     "tinygrad_rnn/saving.py": "two formats, and all that a file of a stranger is asked first",
