@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from benchmarks import memory
 from tinygrad_rnn import engine, meter
-from tinygrad_rnn.backward import rows_of_grad
+from tinygrad_rnn.cotangents import Sum
+from tinygrad_rnn.linear import Placed
 from tinygrad_rnn.observer import OBSERVER, Observer, observing
 from tinygrad_rnn.registry import ROWS
 from tinygrad_rnn.testing import cases, laid_out
@@ -101,7 +102,8 @@ def trained(name, look):
         tg.sum(y * y).backward()
     gradients = [x.node.watch.grad for x in net.parameters()]
     kinds = [type(g) for g in gradients]  # rows of a table stay rows
-    assert all(type(row.g) is np.ndarray for x in net.parameters() for row in rows_of_grad(x))
+    parts = [part for g in gradients for part in (g.terms() if isinstance(g, Sum) else [g])]
+    assert all(type(part.g) is np.ndarray for part in parts if isinstance(part, Placed))
     return [y.array, *[x.grad.array for x in net.parameters() if x.grad is not None]], kinds, seen
 
 

@@ -151,6 +151,7 @@ def plain(x: Any) -> Any:
     if isinstance(x, OuterProduct):
         x.x, x.g = timed(x.x), timed(x.g)
     elif isinstance(x, Term):
-        for name in type(x).__slots__:
-            setattr(x, name, plain(getattr(x, name)))
+        for name in [name for kind in type(x).__mro__ for name in getattr(kind, "__slots__", ())]:
+            if hasattr(x, name):
+                setattr(x, name, plain(getattr(x, name)))
     return x
