@@ -12,6 +12,7 @@ import traceback
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import import_module
 from multiprocessing import get_context
+from pathlib import Path
 from unittest.mock import patch
 
 PAUSE = 0.25  # seconds before a sample: OpenBLAS threads spin for 0.1 after their last product
@@ -139,6 +140,33 @@ def peak(program, small, threads):
         workers["it"].begin(*program)
         assert workers["it"].missing() is None
         return workers["it"].ask("peak")
+
+
+@contextmanager
+def watched(workers):
+    """A function that tells, after the block, which share of all cores other programs took in it.
+
+    It is NaN where there is no /proc/stat.  If it is more than a few hundredths, programs with two
+    threads, which wait for each other, were held up: measure again.
+    """
+
+    def taken():
+        ours = time.process_time() + sum(worker.ask("cpu") for worker in workers.values())
+        return busy() - ours, time.monotonic() * (os.cpu_count() or 1)
+
+    found, begun = [], taken()
+    yield lambda: found[0]
+    others, whole = (after - before for after, before in zip(taken(), begun, strict=True))
+    found.append(others / whole)
+
+
+def busy():
+    """The seconds that all cores together have been busy since the machine started."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return math.nan
+    user, nice, system_, _, _, irq, soft, *_ = map(int, path.read_text().split()[1:9])
+    return (user + nice + system_ + irq + soft) / os.sysconf("SC_CLK_TCK")
 
 
 def compared(found, tolerance):

@@ -47,6 +47,10 @@ class Program:
         self.done += count
         return time.perf_counter() - begun
 
+    def cpu(self):
+        """The seconds of the processor that this process has taken so far, in all its threads."""
+        return time.process_time()
+
     def peak(self):
         """How many MiB the process holds at most in a few steps, beyond what it held before them.
 

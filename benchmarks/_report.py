@@ -182,6 +182,11 @@ def notes(found):
         for what, text in texts.items():
             if text:
                 lines.setdefault(what, {})[text] = None  # each once
+    others = [found.samples(case, "", "others") for case in found.cases]
+    shares = [share for samples in others for share in samples]
+    if shares:
+        span = f"{100 * min(shares):.0f} to {100 * max(shares):.0f} %"
+        lines["other programs took"] = {f"{span} of the cores during the rounds of a case": None}
     return "\n".join([*[f"- {what}: {'; '.join(said)}" for what, said in lines.items()], ""])
 
 

@@ -12,7 +12,7 @@ A workload is a module with a docstring and
 from datetime import date
 from importlib import import_module
 
-from benchmarks._processes import compared, peak, started
+from benchmarks._processes import compared, peak, started, watched
 from benchmarks._results import Row, label
 from benchmarks._timing import interleaved, machine
 
@@ -54,11 +54,13 @@ def measured(workload, sizes, rounds, threads):
 
     with started(programs, threads) as (workers, skipped):
         agreed = compared({name: w.ask("checks") for name, w in workers.items()}, TOLERANCE)
-        add("", "measured", f"{date.today()}, {threads} threads each; {machine()}")
         add("", "agreed", f"{len(workers)} systems to {TOLERANCE}: {', '.join(agreed)}")
         for name, worker in workers.items():
             add(name, "runs on", worker.ask("libraries"))
-        taken = interleaved({name: worker.sample for name, worker in workers.items()}, rounds)
+        with watched(workers) as others:
+            taken = interleaved({name: worker.sample for name, worker in workers.items()}, rounds)
+    add("", "measured", f"{date.today()}, {threads} threads each; {machine()}")
+    add("", "others", f"{others():.3f}", 0)
     for name, samples in taken.items():
         for n, sample in enumerate(samples):
             for quantity, value in sample.items():

@@ -1,6 +1,8 @@
 """The benchmarks: all programs compute the same, and the page is made of the samples alone."""
 
 import re
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +79,25 @@ def test_every_optimiser_moves_the_parameters(rule):
     before = program.parameters["E"].numpy()
     program.step(0)
     assert np.abs(program.parameters["E"].numpy() - before).min() > 0
+
+
+def test_what_others_took_is_what_no_program_here_did(monkeypatch):
+    """Of 5 s on two cores, which were busy for 10 s, this process took 1 and the worker 6."""
+
+    class Worker:
+        seconds = iter([2.0, 8.0])
+
+        def ask(self, method):
+            return next(self.seconds)
+
+    clock = {"monotonic": iter([100.0, 105.0]), "process_time": iter([1.0, 2.0])}
+    clock = SimpleNamespace(**{name: partial(next, values) for name, values in clock.items()})
+    monkeypatch.setattr(_processes, "time", clock)
+    monkeypatch.setattr(_processes, "busy", partial(next, iter([10.0, 20.0])))
+    monkeypatch.setattr(_processes.os, "cpu_count", lambda: 2)
+    with _processes.watched({"a": Worker()}) as others:
+        pass
+    assert others() == pytest.approx(0.3)
 
 
 def test_a_figure_in_which_programs_differ_is_told_with_both():
