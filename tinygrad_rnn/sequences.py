@@ -18,7 +18,7 @@ padded or masked, and both directions are one loop.
 Three things make it fast.  ``U x + b`` of all steps is one product, and so is each cotangent of x,
 U and W; only ``W h`` stays in the loop.  States stand there as columns, (H, n): BLAS multiplies
 ``W`` by few columns faster than few rows by ``W^T``, and each gate of ``W h`` (kH, n) is one block.
-And a step allocates nothing: what it computes goes to where it is kept, or where others have been.
+And a step allocates little: what it computes goes to where it is kept, or where others have been.
 """
 
 from __future__ import annotations
@@ -177,10 +177,12 @@ def _projected(x, weight, bias):
     return u
 
 
-def _sigmoid_of_half(t):
-    """``sigmoid(a)`` in place of ``tanh(a / 2)``, of which it is half the sum with 1."""
-    t *= 0.5
-    t += 0.5
+def _sigmoid(a):
+    """``sigmoid(a) = (tanh(a / 2) + 1) / 2`` in place."""
+    a *= 0.5
+    np.tanh(a, out=a)
+    a *= 0.5
+    a += 0.5
 
 
 def _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked):
@@ -223,13 +225,18 @@ def lstm(x, weight_ih, weight_hh, bias, h, c, course):
 
 
 def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_tracked):
-    """From h' = o t, t = tanh(c'), c' = f c + i g, last step first; then through the squashing."""
+    """From h' = o t, t = tanh(c'), c' = f c + i g, last step first.
+
+    do   = dh' t            dc' += dh' o (1 - t^2)
+    di   = dc' g            df   = dc' c            dg = dc' i            dc = dc' f
+    da_s = ds s (1 - s)     da_g = dg (1 - g^2)     dh = W^T da           for s = i, f, o
+    """
     if _is_for_the_definition(gs, x):
         arguments = (x, weight_ih, weight_hh, bias, h, c)
         return (*_by_definition(lstm_defined, gs[:3], arguments, course), None, None, None)
     g_outputs, g_h, g_c, _ = gs
     outputs, _, _, kept = y
-    (_, H), W_T = h.shape, weight_hh.T.copy()
+    (_, H), W_T = h.shape, weight_hh.T
     dh, dc = _buffer(g_h, h.shape, x.dtype), _buffer(g_c, h.shape, x.dtype)
     room = np.empty(8 * h.size, x.dtype)
 
@@ -267,10 +274,7 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
 def _lstm(x, weight_ih, weight_hh, bias, h, c, course, keeps, x_is_tracked):
     """Outputs, h, c; and of each step i, f, g, o, the c before, and tanh(c'), (6, H, n)."""
     (B, H), N, dtype = h.shape, len(x), x.dtype
-    halves = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], dtype), H)[:, None]
-    bias = None if bias is None else halves[:, 0] * bias
-    u, W = _projected(x, halves * weight_ih, bias), halves * weight_hh
-    h, c = _columns(h), _columns(c)
+    u, h, c = _projected(x, weight_ih, bias), _columns(h), _columns(c)
     outputs = np.empty((N, H), dtype)
     kept = np.empty(6 * H * (N if keeps else B), dtype)
     for rows, n, _ in course.steps:
@@ -279,11 +283,11 @@ def _lstm(x, weight_ih, weight_hh, bias, h, c, course, keeps, x_is_tracked):
         i, f, g, o, before, t = block
         a = block[:4].reshape(4 * H, n)
         mine_h, mine_c = h[:, :n], c[:, :n]
-        np.matmul(W, mine_h, out=a)
+        np.matmul(weight_hh, mine_h, out=a)
         a += u[:, rows]
-        np.tanh(a, out=a)
-        _sigmoid_of_half(block[:2])
-        _sigmoid_of_half(o)
+        _sigmoid(block[:2])
+        np.tanh(g, out=g)
+        _sigmoid(o)
         before[...] = mine_c
         mine_c *= f
         np.multiply(i, g, out=t)
@@ -306,13 +310,18 @@ def gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course):
 
 
 def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, x_is_tracked):
-    """From h' = n + z (h - n), n = tanh(u_n + r w_n), last step first; then through r and z."""
+    """From h' = n + z (h - n), n = tanh(u_n + r w_n), last step first.
+
+    dz   = dh' (h - n)      du_n = dh' (1 - z) (1 - n^2)
+    dr   = du_n w_n         dw_n = du_n r
+    da_s = ds s (1 - s)     dh   = dh' z + W^T dw           for s = r, z, and so in du and dw
+    """
     if _is_for_the_definition(gs, x):
         arguments = (x, weight_ih, weight_hh, bias_ih, bias_hh, h)
         return (*_by_definition(gru_defined, gs[:2], arguments, course), None, None, None)
     g_outputs, g_h, _ = gs
     outputs, _, kept = y
-    (_, H), W_T = h.shape, weight_hh.T.copy()
+    (_, H), W_T = h.shape, weight_hh.T
     dh = _buffer(g_h, h.shape, x.dtype)
     room = np.empty(9 * h.size, x.dtype)
 
@@ -348,11 +357,7 @@ def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course
 def _gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps, x_is_tracked):
     """Outputs, h; and of each step r, z, W_n h + b_hn, n, and the h before, (5, H, n)."""
     (B, H), N, dtype = h.shape, len(x), x.dtype
-    halves = np.repeat(np.array([0.5, 0.5, 1.0], dtype), H)[:, None]
-    u = _projected(x, halves * weight_ih, None if bias_ih is None else halves[:, 0] * bias_ih)
-    W = halves * weight_hh
-    b = None if bias_hh is None else halves * bias_hh[:, None]
-    h = _columns(h)
+    u, h = _projected(x, weight_ih, bias_ih), _columns(h)
     outputs = np.empty((N, H), dtype)
     kept = np.empty(5 * H * (N if keeps else B), dtype)
     for rows, n, _ in course.steps:
@@ -361,12 +366,11 @@ def _gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps, x_is_track
         r, z, w, offer, before = block
         rz, rzw = block[:2].reshape(2 * H, n), block[:3].reshape(3 * H, n)
         mine = h[:, :n]
-        np.matmul(W, mine, out=rzw)
-        if b is not None:
-            rzw += b
+        np.matmul(weight_hh, mine, out=rzw)
+        if bias_hh is not None:
+            rzw += bias_hh[:, None]
         rz += u[: 2 * H, rows]
-        np.tanh(rz, out=rz)
-        _sigmoid_of_half(rz)
+        _sigmoid(rz)
         np.multiply(r, w, out=offer)
         offer += u[2 * H :, rows]
         np.tanh(offer, out=offer)
@@ -391,14 +395,12 @@ def elman(x, weight_ih, weight_hh, bias, h, course, nonlinearity="tanh"):
 
 def _squash(a, nonlinearity):
     """f(a), in its place."""
-    if nonlinearity == "relu":
+    if nonlinearity == "sigmoid":
+        _sigmoid(a)
+    elif nonlinearity == "tanh":
+        np.tanh(a, out=a)
+    else:
         np.maximum(a, 0, out=a)
-        return
-    if nonlinearity == "sigmoid":
-        a *= 0.5
-    np.tanh(a, out=a)
-    if nonlinearity == "sigmoid":
-        _sigmoid_of_half(a)
 
 
 def _slope(y, nonlinearity):
@@ -413,7 +415,7 @@ def _elman_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, course, nonlinea
         found = _by_definition(elman_defined, gs, arguments, course, nonlinearity)
         return (*found, None, None, None)
     g_outputs, g_h = gs
-    outputs, W_T = y[0], weight_hh.T.copy()
+    outputs, W_T = y[0], weight_hh.T
     dh = _buffer(g_h, h.shape, x.dtype)
 
     def step(rows, dh):
