@@ -87,7 +87,9 @@ def product(a, b):
     if b.size < 65536 or a.dtype != b.dtype or type(a) is not np.ndarray:
         return np.matmul(a, b)
     (n, k), m = a.shape, b.shape[1]
-    if n < 2 or not (n * k <= 4096 or (n <= 16 and n * k <= 8192)):
+    few = n * k <= 4096 or (n <= 16 and n * k <= 8192)
+    small = n * b.size < 2**20 and b.flags.c_contiguous
+    if n < 2 or small or not few:
         return np.matmul(a, b)
     y, whole = np.empty((n, m), a.dtype), m - m % 64
     blocks, results = (x[:, :whole].reshape((len(x), -1, 64)).transpose((1, 0, 2)) for x in (b, y))
