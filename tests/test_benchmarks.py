@@ -224,6 +224,16 @@ def test_a_page_has_what_was_measured_and_no_more(tmp_path):
     assert page.count("not measured") == len(TARGETS) - 1
 
 
+def test_what_was_measured_on_a_busy_machine_is_not_judged(tmp_path):
+    target = next(target for target in TARGETS if target.quantity == "ms")
+    rows = rows_of(target.case, {target.ours: [1.0], target.peer: [9.0]})
+    for share, said in [("0.02", "aim reached"), ("0.3", "measure again"), ("nan", "aim reached")]:
+        others = Row(target.case, "", "others", "0", share)
+        _results.replace(target.workload, [*rows, others], tmp_path)
+        _report.write(tmp_path, tmp_path / "page.md")
+        assert f"| 0.11 | {said}" in (tmp_path / "page.md").read_text(encoding="utf-8")
+
+
 @given(st.lists(st.integers(1, 1000), min_size=3, max_size=6, unique=True))
 def test_a_curve_is_of_the_cases_that_differ_in_one_size(sizes):
     rows = [row for T in sizes for row in rows_of(f"LSTM T={T} B=3", {"tinygrad_rnn": [2 * T]})]
