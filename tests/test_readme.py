@@ -5,11 +5,14 @@ import io
 import re
 from pathlib import Path
 
+import pytest
+
 from benchmarks import count
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.unwatched  # a profile looks on alone
 def test_the_code_prints_what_the_comments_say():
     code = "\n".join(re.findall(r"```python\n(.*?)```", README, re.S))
     expected = re.findall(r"^ *print\(.*\)  # (.*)$", code, re.M)
