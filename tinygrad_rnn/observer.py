@@ -1,6 +1,7 @@
 """Who looks on while calls are made and cotangents flow: nobody, but for debugging and measuring.
 
-The engine asks ``OBSERVER`` once a call, and once a backward pass.
+The engine asks ``OBSERVER`` once a call, and once a backward pass; so do Modules and folds.  What
+nodes, edges and terms are is told in the files below.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Observer:
     def settling(self, settled: Callable[..., Any]) -> Callable[..., Any]:
         """``settled(node, g, keeps)`` of a sweep, or what is called in its place.
 
-        It is asked for all that has come to a node, if that is a leaf, or watched, or a term.
+        It is asked where all that has come to a node is to be kept, shown to hooks, or written out.
         """
         return settled
 
