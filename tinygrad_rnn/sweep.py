@@ -60,6 +60,7 @@ def sweep(
     while queue:
         node = heappop(queue)[1]
         g = cotangents.pop(node)
+        # An array that nobody wants goes on as it is; equal dtypes are nearly always one object.
         if node.watch or wanted or type(g) is not ndarray or g.dtype is not node.dtype:
             keeps = node in wanted if wanted else node.watch is not None and node.watch.keeps
             g = settle(node, g, keeps)
@@ -76,7 +77,7 @@ def sweep(
                     values = rule.as_tensors(values, node, parent, kind)
                 if rule.position is not None:
                     if needed is None or parent in needed:
-                        n, vjp = len(values), rule.vjp  # a star costs as much as the call itself
+                        n, vjp = len(values), rule.vjp  # unpacking costs as much as the call itself
                         part = vjp(g, values[0]) if n == 1 else vjp(g, *values) if n else vjp(g)
                         arrive(parent, part, node)
                     continue
