@@ -53,7 +53,7 @@ def rows_of(x):
 
 
 def left_cotangent(g, b):
-    """``g b^T``; kept as outer products where these are few, or less to hold: ``W @ x``."""
+    """``g b^T``; as outer products where they are few, or less to hold than it: of ``W @ x``."""
     if g.ndim == 2 == b.ndim:
         sides, n = (g.shape[0], b.shape[0]), b.shape[1]
         few = n * sum(sides) < max(prod(sides), 4096)
@@ -82,7 +82,8 @@ def product(a, b):
     """The product of two matrices; of few rows with a weight in blocks of 64 columns.
 
     OpenBLAS copies a matrix to a layout of its own before it multiplies, unless the product is
-    small: for up to 16 rows the blocks together take a half to a tenth of the time.
+    small: for up to 16 rows the blocks together take a half to a tenth of the time.  The limits
+    are where that was measured to end.
     """
     if b.size < 65536 or a.dtype != b.dtype or type(a) is not np.ndarray:
         return np.matmul(a, b)
