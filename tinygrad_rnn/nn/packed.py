@@ -19,7 +19,9 @@ __all__ = ["Packed", "packed_order"]
 class Packed:
     """Sequences of decreasing ``lengths`` in packed order: what depends on the lengths alone.
 
-    Row i is step ``steps[i]`` of sequence ``ranks[i]``.
+    Row i is step ``steps[i]`` of sequence ``ranks[i]``; step t begins at row ``starts[t]``.  Rows
+    ``first`` and ``last`` are where the sequences begin and end; ``courses`` are the steps forward,
+    and backward in time.
     """
 
     def __init__(self, lengths: tuple[int, ...]) -> None:
