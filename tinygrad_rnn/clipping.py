@@ -82,7 +82,7 @@ def _scale(x: Tensor, factor: float) -> None:
 def expect_finite(caller: str, name: str, g: Any) -> None:
     """Raise NonFiniteError if NaN or infinity is in ``g``, the gradient of parameter ``name``."""
     flat = g.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):  # squares may overflow
+    with np.errstate(over="ignore", invalid="ignore"):  # one product; squares may overflow, though
         if math.isfinite(abs(np.vdot(flat, flat))) or np.isfinite(flat).all():
             return
     raise NonFiniteError(

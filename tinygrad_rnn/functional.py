@@ -61,6 +61,7 @@ def nll(log_probs, targets, ignore_index=None):
 
 
 def _nll(log_probs, ids):
+    """``-log_probs[n, ids[n]]`` for each row of ``log_probs`` (N, V): (N,)."""
     return -reshape(take_along_axis(log_probs, ids[:, None], -1), ids.shape)
 
 

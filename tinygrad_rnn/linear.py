@@ -403,7 +403,7 @@ def split(x, indices_or_sections, axis=0):
                 f"  x: {x.dtype} {x.shape}\n  hint: pass the indices at which to cut instead"
             )
         indices_or_sections = range(0, n, n // indices_or_sections)[1:]
-    cuts = [slice(cut).indices(n)[1] for cut in indices_or_sections]  # counted from 0
+    cuts = [slice(cut).indices(n)[1] for cut in indices_or_sections]  # from 0 to n
     if cuts == sorted(cuts):
         return list(_split(x, cuts, axis))
-    return [_getitem(x, (*before, slice(a, b))) for a, b in pairwise([0, *cuts, n])]  # overlap
+    return [_getitem(x, (*before, slice(a, b))) for a, b in pairwise([0, *cuts, n])]  # may overlap

@@ -38,6 +38,7 @@ class Meter(Observer):
         self.use = Use()
         """That of the innermost function that runs."""
         self.ended = 0.0
+        """When the last metered function did."""
         self.timing = False
         """Whether what arithmetic makes of a TimedArray is one, too."""
 
