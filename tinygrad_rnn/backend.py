@@ -2,7 +2,7 @@
 
 Operations call NumPy's functions, and these dispatch on the array that they are given, so one body
 serves both.  What does not dispatch goes through a ``Backend``: creation, the two doors between
-host and device, the scatter-add, and the test of ids.
+host and device, the scatter-add, and the test of ids; and so does what pays on one of them alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import numpy as np
 from .errors import DeviceError, IndexRangeError
 
 __all__ = ["Backend", "CupyBackend", "backend_for", "backend_of", "is_array", "writable"]
-
 
 _CACHED = 2**18
 """Bytes of each of a few arrays that are gone through together: all fit into a core's cache."""
