@@ -185,6 +185,7 @@ def recording(on: bool) -> Iterator[None]:
 class Rule:
     """A VJP with the places of the values that it names, among ``(*arguments, y)``.
 
+    ``reads`` are these places, each with whether the shape is enough; ``read`` picks the values.
     ``position`` is that of the argument whose cotangent the VJP gives; None for a joint VJP, which
     gives those of all.  ``rest`` is the place of ``*arrays``, if the operation has such.
     """
@@ -303,7 +304,7 @@ class Operation:
                 )
         rest = self.arity if self.variadic else None
         self.joint = Rule(joint, names, None, rest) if joint else None
-        self.rules: list[tuple[int, Rule, Any]] = []
+        self.rules: list[tuple[int, Rule, Any]] = []  # with position and reader: calls are hot
         for key, vjp in vjps.items():
             rule = Rule(vjp, names, names.index(key))
             self.rules.append((names.index(key), rule, rule.read))
