@@ -47,6 +47,10 @@ def lstm_gates(a, *cs):
 def _pulled_back(gs, y, cs):
     """The cotangents of ``a`` and ``cs``: h' = o t, t = tanh(c'), c' = i g + sum_k f_k c_k.
 
+        dt   = dh' o         dc' += dt (1 - t^2)     do    = dh' t
+        di   = dc' g         dg   = dc' i            df_k  = dc' c_k       dc_k = dc' f_k
+        da_g = dg (1 - g^2)  da_s = ds s (1 - s)     for s = i, f_k, o
+
     The squashed gates and t are results as well, so that higher derivatives can flow into them.
     """
     gh, gc, g_gates, gt = gs
@@ -138,7 +142,13 @@ def gru_gates(u, w, h):
 
 
 def _gru_pulled_back(gs, y, w, h):
-    """The cotangents of ``u``, ``w`` and ``h``; r, z and n are results too, as the gates above."""
+    """The cotangents of ``u``, ``w`` and ``h``: h' = n + z (h - n), n = tanh(u_n + r w_n).
+
+        dz   = dh' (h - n)   dn   = dh' (1 - z)      du_n  = dn (1 - n^2)  dh   = dh' z
+        dr   = du_n w_n      dw_n = du_n r           da_s  = ds s (1 - s)  for s = r, z
+
+    r, z and n are results too, as the gates above.
+    """
     g, gr, gz, gn = gs
     _, r, z, n = y
     if g is None:
