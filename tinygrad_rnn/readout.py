@@ -4,6 +4,7 @@ Of a language model with V words the readout is the widest part: the scores (N, 
 more numbers than all else that a step makes, and each time that one goes through them costs as much
 as a layer.  So a bias is added in place, and the loss reads the scores once on the way forward and
 once on the way back, a few rows at a time, which stay in the cache from one ufunc to the next.
+Every other linear layer takes its ``affine`` from here.
 """
 
 from __future__ import annotations
@@ -58,7 +59,10 @@ def softmax_losses(x, ids):
 
 
 def _pulled_back(gs, x, ids, y):
-    """The cotangent of ``x``: ``softmax(x)`` times all that came, less ``g`` at ``ids``."""
+    """The cotangent of ``x``: ``softmax(x)`` times all that came, less ``g`` at ``ids``.
+
+    The totals, ``logsumexp(x)``, are a result too, so that higher derivatives can flow into them.
+    """
     g, g_totals = gs
     totals = y[1]
     if g is None:
