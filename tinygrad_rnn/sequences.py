@@ -193,7 +193,7 @@ def _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked):
     """
     H, N, dtype = h.shape[1], len(x), x.dtype
     before = np.empty((N, H), dtype)
-    du = dw = np.empty((len(weight_ih), N), dtype)
+    du = dw = np.empty((len(weight_ih), N), dtype)  # one, while the two cotangents are the same
     room = np.empty(h.size, dtype)
     for rows, n, rows_before in reversed(course.steps):
         mine = dh[:, :n]
@@ -272,13 +272,16 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
 
 @op(_lstm_pulled_back)
 def _lstm(x, weight_ih, weight_hh, bias, h, c, course, keeps, x_is_tracked):
-    """Outputs, h, c; and of each step i, f, g, o, the c before, and tanh(c'), (6, H, n)."""
+    """Outputs, h, c; and of each step i, f, g, o, the c before, and tanh(c'), (6, H, n).
+
+    These are a result so that the VJP can read them; unless ``keeps``, nobody will.
+    """
     (B, H), N, dtype = h.shape, len(x), x.dtype
     u, h, c = _projected(x, weight_ih, bias), _columns(h), _columns(c)
     outputs = np.empty((N, H), dtype)
     kept = np.empty(6 * H * (N if keeps else B), dtype)
     for rows, n, _ in course.steps:
-        start = 6 * H * rows.start * keeps
+        start = 6 * H * rows.start * keeps  # or each step writes over the one before
         block = kept[start : start + 6 * H * n].reshape(6, H, n)
         i, f, g, o, before, t = block
         a = block[:4].reshape(4 * H, n)
