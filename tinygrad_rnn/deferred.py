@@ -187,7 +187,7 @@ def deferred(cell: Callable[..., Any]) -> Callable[..., Any]:
         anything else: None, a word, self      itself; only calls with an equal one are batched
 
     The cell returns a state with n rows, or a tuple of such; calls with equal whole numbers and
-    nothing else share a row.  Its body runs once for a whole batch, and later than it was called: it
+    nothing else share a row.  Its body runs once for a whole batch, later than it was called: it
     must not print, or draw random numbers (a dropout mask is an argument), and what it closes over
     must not change in between.  Calls made under ``no_grad`` are run so.  Value and gradient are
     those of calling the cell for each node.  What waits in a thread is run at once, as one graph,
