@@ -1441,6 +1441,22 @@ def test_an_operation_with_defaults_and_numbers():
         np.testing.assert_allclose(tg.grad(tg.sum(y), x).array, slope)
 
 
+def test_x_and_a_and_b_have_defaults_like_any_argument():
+    @tg.op(a=lambda g, b: g * b, b=lambda g, a: g * a)
+    def times(a, b=2.0):
+        return np.multiply(a, b)
+
+    @tg.op(x=lambda g: 3.0 * g)
+    def thrice(x=1.0):
+        return np.multiply(x, 3.0)
+
+    x = leaf(3)
+    for y, slope in [(times(x), 2.0), (times(x, 4.0), 4.0), (times(b=5.0, a=x), 5.0)]:
+        assert (tg.grad(tg.sum(y), x).array == slope).all()
+    assert (thrice(), thrice(2.0)) == (3.0, 6.0)
+    assert (tg.grad(tg.sum(thrice(x)), x).array == 3).all()
+
+
 def test_an_operation_with_one_argument_takes_it_by_name():
     @tg.op(signal=lambda g: g * 2.0)
     def louder(signal):

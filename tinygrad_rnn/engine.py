@@ -528,7 +528,7 @@ def op(
                 )
         operation = Operation(forward, joint, vjps)
         call = call_of_any(operation)
-        if len(operation.rules) == operation.arity:  # half of all calls have one argument
+        if len(operation.rules) == operation.arity and not operation.defaults:  # most calls
             if operation.parameters == ["x"]:
                 call = call_of_x(operation, call)
             elif operation.parameters == ["a", "b"]:
