@@ -307,6 +307,23 @@ def test_a_hook_on_a_weight_sees_the_whole_cotangent_once():
     np.testing.assert_array_equal(net.weight_hh_l0.grad.array, 2.0 * seen[0].array)
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_way_back_through_a_relu_squares_no_state():
+    net = made("relu", dtype=np.float32)
+    x = tg.tensor(np.full((2, 1, 3), 1e25, np.float32), requires_grad=True)
+    y, _ = net(x)
+    assert y.array.max() > 1e20
+    tg.sum(y[:1]).backward()
+    assert np.isfinite(x.grad.array).all()
+
+
+def test_a_nonlinearity_that_a_cell_was_not_made_with_is_taken_for_no_other():
+    net = nn.RNN(3, 4)
+    net.cells["l0"].nonlinearity = "softsign"
+    with pytest.raises(KeyError, match="softsign"):
+        net(X)
+
+
 def test_without_recording_nothing_is_kept_for_the_way_back():
     net = made("lstm", 0, 8, 64, dtype=np.float32)
     x = np.zeros((200, 4, 8), np.float32)

@@ -402,13 +402,17 @@ def _squash(a, nonlinearity):
         _sigmoid(a)
     elif nonlinearity == "tanh":
         np.tanh(a, out=a)
-    else:
+    elif nonlinearity == "relu":
         np.maximum(a, 0, out=a)
+    else:
+        raise KeyError(nonlinearity)  # one that was set since the cell was made
 
 
 def _slope(y, nonlinearity):
     """The slope of f where its value is y."""
-    return {"tanh": 1 - y * y, "relu": y > 0, "sigmoid": y * (1 - y)}[nonlinearity]
+    if nonlinearity == "relu":
+        return y > 0  # y * y could overflow
+    return 1 - y * y if nonlinearity == "tanh" else y * (1 - y)
 
 
 def _elman_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, course, nonlinearity, x_is_tracked):
