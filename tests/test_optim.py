@@ -255,6 +255,7 @@ HOLDERS = {
     "another parameter": lambda w: setattr(OTHER, "array", w.array),
     "one who gave a view": lambda w: given_a_view(w, np.array(w.array)[:]),
     "one who gave columns": lambda w: setattr(w, "array", np.asfortranarray(w.array)),
+    "one who locked it": lambda w: w.array.setflags(write=False),
 }
 OTHER = tg.tensor(np.zeros((3, 2)), requires_grad=True)
 
@@ -282,7 +283,7 @@ def test_a_step_writes_into_an_array_that_nobody_else_has_and_into_no_other(hold
         take_steps(other, [copy], [[g]])
         np.testing.assert_array_equal(w.array, copy.array)
         assert (w.array.ctypes.data == place) == (holder == "nobody")
-        if holder not in ("nobody", "one who gave columns", "a graph"):
+        if holder not in ("nobody", "one who gave columns", "one who locked it", "a graph"):
             array = getattr(held, "array", held)
             np.testing.assert_array_equal(array, before[: len(array)])
         if holder == "a graph":
@@ -435,6 +436,14 @@ def test_an_infinite_norm_only_measures_and_no_gradient_has_norm_0():
     w.grad = w.detach()
     assert optim.clip_grad_norm_([w], float("inf")) == 5
     assert w.grad.array.tolist() == [3, 4]
+
+
+def test_a_locked_gradient_is_scaled_in_a_copy():
+    w = tg.tensor([3.0, 4.0], requires_grad=True)
+    w.grad = tg.tensor([3.0, 4.0])
+    w.grad.array.setflags(write=False)
+    optim.clip_grad_norm_([w], 1.0)
+    np.testing.assert_allclose(w.grad.array, [0.6, 0.8], rtol=1e-6)
 
 
 def test_one_tensor_is_not_taken_for_its_rows():

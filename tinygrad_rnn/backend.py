@@ -154,7 +154,8 @@ def writable(x: Any) -> Any:
     """The array of ``x``, in rows without gaps, if nobody but ``x`` holds it; or else a copy."""
     # 2 are the Tensor and the call.  A view, and what a graph keeps, hold on to it as well.
     alone = getrefcount(x.array) == 2 and x.array.flags.owndata and x.array.flags.c_contiguous
-    return x.array if alone else x.array.copy()
+    writes = getattr(x.array.flags, "writeable", True)  # CuPy cannot lock an array
+    return x.array if alone and writes else x.array.copy()
 
 
 def is_array(x: Any) -> bool:
