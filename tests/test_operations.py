@@ -264,6 +264,15 @@ def test_every_operation_is_reached_by_some_row():
     assert set(engine.OPERATIONS) - reached - {"to_device"} == set()
 
 
+@pytest.mark.parametrize("sections", [1, 3])
+def test_no_entries_are_split_as_numpy_splits_them(sections):
+    x = tg.tensor(np.zeros((0, 2)), requires_grad=True)
+    pieces = tg.split(x, sections)
+    assert [p.shape for p in pieces] == [p.shape for p in np.split(x.numpy(), sections)]
+    tg.sum(pieces[-1]).backward()
+    assert x.grad.shape == (0, 2)
+
+
 @given(
     n=st.integers(1, 5),
     cuts=st.lists(st.integers(-7, 7), max_size=4),

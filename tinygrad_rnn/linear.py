@@ -402,7 +402,8 @@ def split(x, indices_or_sections, axis=0):
                 f"split(x, {indices_or_sections}): axis {axis} of length {n} is not divisible\n"
                 f"  x: {x.dtype} {x.shape}\n  hint: pass the indices at which to cut instead"
             )
-        indices_or_sections = range(0, n, n // indices_or_sections)[1:]
+        length, sections = n // indices_or_sections, indices_or_sections
+        indices_or_sections = [length * i for i in range(1, sections)]
     cuts = [slice(cut).indices(n)[1] for cut in indices_or_sections]  # from 0 to n
     if cuts == sorted(cuts):
         return list(_split(x, cuts, axis))
