@@ -68,7 +68,7 @@ class Backend:
         """Raise IndexRangeError unless every id is in ``0 .. size - 1``."""
         ids = self.to_host(ids)
         wrong = (ids < 0) | (ids >= size)
-        if wrong.any():
+        if np.count_nonzero(wrong):  # faster than any() where ids are few
             where = tuple(int(i) for i in np.argwhere(wrong)[0])
             raise IndexRangeError(
                 f"{name}: id {int(ids[where])} at position {where} is out of range\n"

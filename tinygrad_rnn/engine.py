@@ -565,7 +565,7 @@ def expect_no_mask(name: str, x: ndarray) -> None:
 def with_arrays(y: Any, name: str) -> Any:
     """A result, or several, with an array in place of each NumPy scalar."""
     if isinstance(y, tuple):
-        return tuple([with_arrays(part, name) for part in y])
+        return tuple([x if type(x) is ndarray else with_arrays(x, name) for x in y])
     if not hasattr(y, "dtype"):
         raise DtypeError(
             f"{name}: the operation returned {described(y)}\n  expected: an array\n"

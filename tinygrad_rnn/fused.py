@@ -108,7 +108,7 @@ def _lstm_gates(a, *cs):
         )
     gates = 0.5 * a  # sigmoid(a) = (tanh(a / 2) + 1) / 2
     i, *fs, g, o = _blocks(gates, cs)
-    g[...] = _blocks(a, cs)[-2]
+    g[...] = a[..., -2 * H : -H]
     np.tanh(gates, out=gates)
     for squashed in (gates[..., : -2 * H], o):
         squashed *= 0.5

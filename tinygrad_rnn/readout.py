@@ -15,7 +15,7 @@ from .arithmetic import exp, where
 from .backend import backend_of, is_array
 from .engine import op
 from .linear import reshape, scatter, take_along_axis
-from .products import OuterProduct, left_cotangent, rows_of
+from .products import OuterProduct, left_cotangent, product, rows_of
 from .reductions import logsumexp
 
 __all__ = ["affine", "affine_defined", "softmax_losses", "softmax_losses_defined"]
@@ -41,8 +41,8 @@ def affine(x, weight, bias):
     bias=lambda g: g,
 )
 def _affine(x, weight, bias):
-    y = np.matmul(rows_of(x), weight.T).reshape((*x.shape[:-1], weight.shape[0]))
-    return np.add(y, bias, out=y) if np.result_type(y, bias) == y.dtype else y + bias
+    y = product(rows_of(x), weight.T).reshape((*x.shape[:-1], weight.shape[0]))
+    return np.add(y, bias, out=y) if y.dtype == bias.dtype else y + bias
 
 
 # ---- their loss --------------------------------------------------------------------------------

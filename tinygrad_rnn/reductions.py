@@ -59,6 +59,14 @@ def min(x, axis=None, keepdims=False):
     return -max(-x, axis, keepdims)
 
 
+def _log_total(x, axis):
+    """``log(sum(exp(x)))`` along ``axis``, which stays, of length 1."""
+    shift = np.max(x, axis, keepdims=True)
+    shift = np.where(np.isinf(shift), 0.0, shift)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(x - shift).sum(axis, keepdims=True)) + shift
+
+
 @op(
     x=lambda g, x, y, axis: (
         _kept(g, x.shape, axis) * exp(x - _kept(where(y == -np.inf, 0.0, y), x.shape, axis))
@@ -66,10 +74,7 @@ def min(x, axis=None, keepdims=False):
 )
 def logsumexp(x, axis=None, keepdims=False):
     """``log(sum(exp(x)))`` along ``axis``, never overflowing; -inf, gradient 0, if all are -inf."""
-    shift = np.max(x, axis, keepdims=True)
-    shift = np.where(np.isinf(shift), 0.0, shift)
-    with np.errstate(divide="ignore"):
-        y = np.log(np.sum(np.exp(x - shift), axis, keepdims=True)) + shift
+    y = _log_total(x, axis)
     return y if keepdims else y.reshape(np.sum(np.broadcast_to(0, np.shape(x)), axis).shape)
 
 
@@ -82,9 +87,10 @@ def softmax(x, axis=-1):
     return e / (total + (total == 0))
 
 
+@op(x=lambda g, y, axis: g - exp(y) * sum(g, axis, True))
 def log_softmax(x, axis=-1):
     """``log(softmax(x))`` along ``axis``, finite where ``softmax`` itself would round to 0."""
-    return x - logsumexp(x, axis, keepdims=True)
+    return x - _log_total(x, axis)
 
 
 def _count(x, axis):
