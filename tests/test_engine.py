@@ -267,6 +267,20 @@ def test_no_gradient_shares_memory_with_anything(program, create_graph):
         np.testing.assert_array_equal(x.grad.array, old)
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_gradient_that_is_kept_as_rows_shares_memory_with_nothing(times):
+    @tg.op(x=lambda g, weights: weights)
+    def weighed(x, weights):
+        return np.sum(x * weights)
+
+    table, weights, ids = leaf(50, 2), np.ones((3, 2)), np.array([4, 1, 4])
+    sum(weighed(table[ids], weights) for _ in range(times)).backward()
+    weights[...] = np.nan
+    expected = np.zeros((50, 2))
+    expected[[1, 4]] = [[times], [2 * times]]
+    np.testing.assert_array_equal(table.grad.array, expected)
+
+
 def test_gradients_from_grad_are_apart_even_for_one_input_given_twice():
     x = leaf(3)
     y = x + 0.0

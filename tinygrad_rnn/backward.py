@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .cotangents import Term
+from .cotangents import Sum, Term
 from .engine import Node, TensorCore
 from .errors import DtypeError, NotTrackedError, ShapeError, described
 from .linear import Placed
@@ -38,7 +38,7 @@ def backward(
             parts = [rows_in(part) for part in (old, g) if part is not None]
             watch.grad = rows_added_up(parts)
         elif old is None and is_rows(g):
-            watch.grad = g
+            watch.grad = own_rows(g)
         else:
             old = own(old, node, type(y)) if isinstance(old, Term) else old
             new: Any = own(g, node, type(y))
@@ -167,6 +167,14 @@ def own(g: Any, node: Node, kind: type[TensorCore]) -> TensorCore:
         g = g.dense()
         return kind(g if g.dtype.kind == "c" else g.astype(node.dtype, copy=False))
     return kind(np.asarray(g.copy()))
+
+
+def own_rows(g: Any) -> Sum:
+    """``g``, rows of a table, with arrays of its own: a VJP may have returned what it was given."""
+    found = Sum(g.shape, g.dtype)
+    for term in terms_of(g):
+        found.include(Placed(term.g.copy(), term.index, term.shape, term.once))
+    return found
 
 
 def is_rows(g: Any) -> bool:
