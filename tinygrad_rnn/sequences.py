@@ -358,7 +358,10 @@ def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course
 
 @op(_gru_pulled_back)
 def _gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps, x_is_tracked):
-    """Outputs, h; and of each step r, z, W_n h + b_hn, n, and the h before, (5, H, n)."""
+    """Outputs, h; and of each step r, z, W_n h + b_hn, the gate n, and the h before, (5, H, n).
+
+    The gate is what the step has to offer, ``offer``: n counts sequences.
+    """
     (B, H), N, dtype = h.shape, len(x), x.dtype
     u, h = _projected(x, weight_ih, bias_ih), _columns(h)
     outputs = np.empty((N, H), dtype)
