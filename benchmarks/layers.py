@@ -42,7 +42,10 @@ AXES = ["T", "B", "H"]
 
 
 def flops(cell, T, B, D, H, layers=1, bidirectional=False):
-    """The floating-point operations of all products, forward and backward."""
+    """The floating-point operations of all products, forward and backward.
+
+    A product of (n, k) and (k, m) is 2 n k m, and each on the way forward has two on the way back.
+    """
     rows, directions = {"LSTM": 4, "GRU": 3, "RNN": 1}[cell] * H, 1 + bidirectional
     widths = [D, *[directions * H] * (layers - 1)]
     return sum(6 * T * B * rows * directions * (width + H) for width in widths)
