@@ -70,6 +70,7 @@ def deferred_trees(net):
 
 
 X = np.random.default_rng(0).standard_normal((60, 3, 8), np.float32)
+ROWS = np.random.default_rng(1).standard_normal((3, 512), np.float32)
 FOREST = tg.Structure.trees([(("a", "b"), "c"), ("d", "e")])
 PROGRAMS = {  # by name, a Module and what is done with it
     "LSTM": (lambda: tg.nn.LSTM(8, 5, num_layers=2, bidirectional=True), lambda net: net(X)[0]),
@@ -88,6 +89,7 @@ PROGRAMS = {  # by name, a Module and what is done with it
         lambda: tg.nn.Linear(8, 9),
         lambda net: tg.cross_entropy(net(X[:6]), np.arange(18).reshape(6, 3) % 9),
     ),
+    "blocks of columns": (lambda: tg.nn.Linear(512, 300), lambda net: net(ROWS)),
     "deferred": (lambda: tg.nn.RecursiveCell(4, 5), deferred_trees),
 }
 

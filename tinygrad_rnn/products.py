@@ -85,7 +85,7 @@ def product(a, b):
     small: for up to 16 rows the blocks together take a half to a tenth of the time.  The limits
     are where that was measured to end.
     """
-    if b.size < 65536 or a.dtype != b.dtype or type(a) is not np.ndarray:
+    if b.size < 65536 or a.dtype != b.dtype or not isinstance(a, np.ndarray):
         return np.matmul(a, b)
     (n, k), m = a.shape, b.shape[1]
     few = n * k <= 4096 or (n <= 16 and n * k <= 8192)
