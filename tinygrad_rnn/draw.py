@@ -48,7 +48,8 @@ def draw(
     with an entry for each step: ``{"x": xs, "h": states}`` writes x^1, x^2, .. unfolded and x^t in
     the circuit.  Data that are not tracked are drawn if they are named, wherever a derivative reads
     them: ``names`` must have the very arrays.  Leaves without a name are taken for inputs of the
-    steps if each is used once; give those that are used several times in a step as a list.
+    steps if each is used once; give those that are used several times in a step as a list.  What a
+    layer did in one operation is one box; called under ``detect_anomaly()``, it has its steps.
 
     Raises NotTrackedError or GraphFreedError if there is no graph, DtypeError for what is no
     Tensor, SettingError for more boxes than can be looked at: collapse a long run.
