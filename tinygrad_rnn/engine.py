@@ -285,13 +285,9 @@ class Operation:
         self.arity = code.co_argcount
         self.variadic = bool(code.co_flags & _IS_VARIADIC)
         self.parameters = list(code.co_varnames[: self.arity + self.variadic])
-        self.defaults = dict(
-            zip(
-                reversed(self.parameters[: self.arity]),
-                reversed(forward.__defaults__ or ()),
-                strict=False,
-            )
-        )
+        self.default_values = forward.__defaults__ or ()
+        having = self.parameters[self.arity - len(self.default_values) : self.arity]
+        self.defaults = dict(zip(having, self.default_values, strict=True))
         names = [*self.parameters, "y"]
         for vjp in [*vjps.values(), *([joint] if joint else [])]:
             read = vjp.__code__.co_varnames[1 : vjp.__code__.co_argcount]
@@ -312,6 +308,9 @@ class Operation:
 
     def complete(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """All arguments in their positions, keywords and defaults filled in."""
+        missing = self.arity - len(args)
+        if not kwargs and 0 < missing <= len(self.default_values):
+            return args + self.default_values[-missing:]
         names = self.parameters[: self.arity]
         given = dict(zip(names, args, strict=False))
         values = self.defaults | kwargs | given

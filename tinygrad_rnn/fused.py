@@ -106,13 +106,11 @@ def _lstm_gates(a, *cs):
             f"  expected: a (..., {len(cs) + 3}H), memories (..., H)\n"
             "  hint: the blocks of a are i, an f for each memory, g and o"
         )
-    gates = 0.5 * a  # sigmoid(a) = (tanh(a / 2) + 1) / 2
+    gates = np.tanh(0.5 * a)  # sigmoid(a) = (tanh(a / 2) + 1) / 2
+    gates *= 0.5
+    gates += 0.5
     i, *fs, g, o = _blocks(gates, cs)
-    g[...] = a[..., -2 * H : -H]
-    np.tanh(gates, out=gates)
-    for squashed in (gates[..., : -2 * H], o):
-        squashed *= 0.5
-        squashed += 0.5
+    np.tanh(a[..., -2 * H : -H], out=g)  # in place of the sigmoid
     c = i * g
     for f, c_k in zip(fs, cs, strict=True):
         c = c + f * c_k

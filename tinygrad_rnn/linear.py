@@ -267,7 +267,7 @@ def _frozen(index):
             told = f"index: {described(index)}\n  expected: rows of equal lengths"
             raise ShapeError(f"{told}\n  hint: {hint}") from error
         empty = index.size == 0 and index.dtype != bool  # np.array([]) is float
-        return index.astype(np.intp) if index.dtype.kind in "iu" or empty else index
+        return index.astype(np.intp, copy=False) if index.dtype.kind in "iu" or empty else index
     return index.copy() if hasattr(index, "__cuda_array_interface__") else index
 
 
