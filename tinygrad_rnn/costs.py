@@ -105,7 +105,8 @@ class Profile:
         """What was called in each time step: the height in a ``fold``, the pass through a loop.
 
         Both count from 0.  Passes are those of a line since the last backward pass; a line that is
-        passed once is in no step.  ``total`` is ``forward`` and ``backward``.
+        passed once is in no step.  Loops inside of a layer count too: of one that runs as one
+        operation, the passes are its directions.  ``total`` is ``forward`` and ``backward``.
         """
         found: dict[int, Use] = {}
         for (_, scene), use in self._ended().items():
