@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
 from tinygrad_rnn.backward import rows_of_grad
-from tinygrad_rnn.sparse import Rows
+from tinygrad_rnn.sparse import RowGradient
 
 seeds = st.integers(0, 999)
 
@@ -86,7 +86,7 @@ def test_rows_move_bit_by_bit_as_the_gradient_that_is_written_out(seed, n, drawn
             for table in tables:
                 table(ids).backward(g)
         rows, whole = (table.weight.grad for table in tables)
-        assert isinstance(rows, Rows) and isinstance(whole, tg.Tensor)
+        assert isinstance(rows, RowGradient) and isinstance(whole, tg.Tensor)
         assert rows.dtype == np.float32 and rows.shape == (n, 3)
         assert (np.diff(rows.ids) > 0).all() and rows.values.shape == (len(rows.ids), 3)
         np.testing.assert_array_equal(rows.dense(), whole.array)
@@ -144,7 +144,7 @@ def test_rows_are_clipped_as_the_gradient_that_is_written_out(seed, n, seen, rat
         if held is not None:
             old = held.dense() if table.sparse else held.array
             np.testing.assert_allclose(old, expected, rtol=1e-5, atol=1e-6)
-        assert isinstance(table.weight.grad, Rows) == table.sparse
+        assert isinstance(table.weight.grad, RowGradient) == table.sparse
         whole = table.weight.grad.dense() if table.sparse else table.weight.grad.array
         np.testing.assert_allclose(whole, expected * factor, rtol=1e-5, atol=1e-6)
         np.testing.assert_allclose(scores.grad.array, scores.array * factor, rtol=1e-5)
@@ -169,7 +169,7 @@ def test_a_table_that_is_used_in_other_ways_too_has_rows_of_all_that_comes_to_it
         (tg.sum(tg.tanh(h @ table.weight.T)) + tg.sum(table.weight[4:] ** 2)).backward()
         tg.grad(tg.sum(table([1])), table.weight)  # leaves .grad alone
     rows, whole = (table.weight.grad for table in tables)
-    assert isinstance(rows, Rows)
+    assert isinstance(rows, RowGradient)
     np.testing.assert_array_equal(rows.dense(), whole.array)
     for table in tables:
         tg.sum(table([5]) ** 2).backward(create_graph=True)

@@ -12,7 +12,7 @@ from .cotangents import Sum, Term
 from .engine import Node, TensorCore
 from .errors import DtypeError, NotTrackedError, ShapeError, described
 from .linear import Placed
-from .sparse import Rows, are_at_ids, rows_added_up, rows_in, terms_of
+from .sparse import RowGradient, are_at_ids, rows_added_up, rows_in, terms_of
 from .stale import Freed
 from .sweep import sweep
 
@@ -196,7 +196,7 @@ def gathered(node: Node, kind: type[TensorCore]) -> Any:
     return None if watch is None else watch.grad
 
 
-def rows_of_grad(x: TensorCore) -> Rows | None:
+def rows_of_grad(x: TensorCore) -> RowGradient | None:
     """The gradient of ``x`` as rows, if that is how it is kept."""
     node = x.node
     if node is None or node.watch is None or not are_at_ids(node.watch.grad):

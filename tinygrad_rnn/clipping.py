@@ -12,7 +12,7 @@ import numpy as np
 from .backend import backend_of, writable
 from .backward import rows_of_grad
 from .errors import DtypeError, NonFiniteError, SettingError, described
-from .sparse import Rows
+from .sparse import RowGradient
 from .tensor import Tensor
 
 __all__ = ["clip_grad_norm_"]
@@ -49,9 +49,9 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
     return norm
 
 
-def entries_of(g: Tensor | Rows) -> Any:
+def entries_of(g: Tensor | RowGradient) -> Any:
     """The array of a gradient; of one that is kept as rows, the rows."""
-    return g.values if isinstance(g, Rows) else g.array
+    return g.values if isinstance(g, RowGradient) else g.array
 
 
 def _finite_norm(name: str, grad: Any) -> float:
@@ -71,7 +71,7 @@ def _scale(x: Tensor, factor: float) -> None:
     """Multiply the gradient of ``x``; an array that anybody else holds is left as it is."""
     rows = rows_of_grad(x)
     if rows is not None:
-        x.grad = Rows(rows.values * factor, rows.ids, rows.shape, once=True)
+        x.grad = RowGradient(rows.values * factor, rows.ids, rows.shape, once=True)
     elif x.grad is not None:
         held = getrefcount(x.grad) > 2  # by x and the call, and by somebody else
         g = x.grad.array.copy() if held else writable(x.grad)

@@ -30,7 +30,7 @@ from .errors import (
     expect_number,
 )
 from .saving import fitted, host_array
-from .sparse import Rows
+from .sparse import RowGradient
 from .tensor import Tensor
 
 __all__ = [
@@ -98,14 +98,14 @@ class Optimizer:
                 w = writable(parameter)
                 if self.remembers() and not memory:
                     memory |= self.remembered(w)
-                (self._move_rows if isinstance(g, Rows) else self._move_all)(w, g, memory)
+                (self._move_rows if isinstance(g, RowGradient) else self._move_all)(w, g, memory)
                 change(parameter, w, by)
 
     def _gradient(self, by: str, name: str, x: Tensor) -> Any:
-        """That of ``x``: None, a Tensor, or Rows if it is kept so and they are all that moves."""
+        """That of ``x``: None, a Tensor, or, if rows are all that moves, a RowGradient."""
         if self.moves_rows():
             return rows_of_grad(x) or x.grad
-        if isinstance(x.grad, Rows):
+        if isinstance(x.grad, RowGradient):
             raise SettingError(
                 f"{by}: the gradient of {name}, {described(x)}, is kept as rows of it, for"
                 " sparse=True, but all of it would move\n"
@@ -115,7 +115,7 @@ class Optimizer:
             )
         return x.grad
 
-    def _move_rows(self, w: Any, rows: Rows, memory: Memory) -> None:
+    def _move_rows(self, w: Any, rows: RowGradient, memory: Memory) -> None:
         """Move the rows of ``w`` that have a gradient, as if they were all of it."""
         parts = {name: x[rows.ids] for name, x in memory.items()}
         moved = w[rows.ids]

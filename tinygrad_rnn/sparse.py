@@ -17,7 +17,7 @@ from .cotangents import Sum, Term
 from .linear import Placed, to_device
 
 
-class Rows(Placed):
+class RowGradient(Placed):
     """A gradient as the rows that have one: ``values`` (n, ...) at ``ids`` (n,), each id once.
 
     ``dense()`` is the whole of it, an array.
@@ -34,18 +34,18 @@ class Rows(Placed):
         return self.g
 
     def __repr__(self) -> str:
-        return f"Rows(ids={self.ids}, values={self.values}, shape={self.shape})"
+        return f"RowGradient(ids={self.ids}, values={self.values}, shape={self.shape})"
 
-    def detach(self) -> Rows:
+    def detach(self) -> RowGradient:
         return self
 
-    def to(self, device: str) -> Rows:
+    def to(self, device: str) -> RowGradient:
         """These rows on another device."""
         values, ids = (to_device(x, device) for x in (self.values, self.ids))
-        return Rows(values, ids, self.shape, once=True)
+        return RowGradient(values, ids, self.shape, once=True)
 
 
-def rows_added_up(terms: Sequence[Placed]) -> Rows:
+def rows_added_up(terms: Sequence[Placed]) -> RowGradient:
     """The sum of terms at integer ids: ids in ascending order, the rows of equal ones added up."""
     (n, *sides), backend = terms[0].shape, backend_of(terms[0].g)
     places = [np.where(term.index < 0, term.index + n, term.index).reshape(-1) for term in terms]
@@ -55,12 +55,12 @@ def rows_added_up(terms: Sequence[Placed]) -> Rows:
     for term, place in zip(terms, places, strict=True):
         g = term.g.reshape((len(place), *sides))
         backend.scatter_add(values, np.searchsorted(ids, place), g, term.once)
-    return Rows(values, ids, terms[0].shape, once=True)
+    return RowGradient(values, ids, terms[0].shape, once=True)
 
 
-def rows_in(g: Any) -> Rows:
+def rows_in(g: Any) -> RowGradient:
     """``g``, a term or an array, as rows: those that were looked up, or that are not 0."""
-    if isinstance(g, Rows):
+    if isinstance(g, RowGradient):
         return g
     if not are_at_ids(g):
         g = g.dense() if isinstance(g, Term) else g

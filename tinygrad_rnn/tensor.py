@@ -13,7 +13,7 @@ from .backend import backend_for, backend_of
 from .backward import backward, gathered
 from .engine import TensorCore, Watch, expect_no_mask, leaf, outdate
 from .errors import DtypeError, NotTrackedError, ShapeError, described, explained
-from .sparse import Rows
+from .sparse import RowGradient
 
 __all__ = ["Tensor", "tensor"]
 
@@ -72,7 +72,7 @@ def _array(data: Any, dtype: Any) -> np.ndarray:
 
 def _expect_tensor(name: str, g: Any, shape: tuple[int, ...]) -> None:
     """Raise unless ``g`` is a Tensor of this shape."""
-    if not isinstance(g, Tensor) and (name != "grad" or not isinstance(g, Rows)):
+    if not isinstance(g, Tensor) and (name != "grad" or not isinstance(g, RowGradient)):
         raise DtypeError(
             f"{name}: got {type(g).__name__}\n  expected: None or a Tensor of shape {shape}\n"
             "  hint: tinygrad_rnn.tensor(array)"
@@ -251,12 +251,12 @@ class Tensor(TensorCore):
     def grad(self) -> Any:
         """The gradient gathered so far; None before ``backward``, and for what does not keep it.
 
-        A Tensor; of the table of an ``Embedding(sparse=True)`` it is ``Rows``.
+        A Tensor; of the table of an ``Embedding(sparse=True)`` it is ``RowGradient``.
         """
         return None if self.node is None else gathered(self.node, Tensor)
 
     @grad.setter
-    def grad(self, g: Tensor | Rows | None) -> None:
+    def grad(self, g: Tensor | RowGradient | None) -> None:
         if g is not None:
             _expect_tensor("grad", g, self.shape)
         if g is not None or self.node is not None:
