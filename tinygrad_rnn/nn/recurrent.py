@@ -5,8 +5,7 @@ each step that there is, and a forest of chains; it runs ``fold(cell.step, chain
 The backward direction is the fold over the reversed chains.  Padding never enters the matrix, so
 nothing has to be masked.
 
-The rows are in packed order, so the fold over time reads slices.  The same in one operation, which
-is several times as fast, runs where ``_operation`` finds one.
+The rows are in packed order, so a step is a slice.  Where it can, all of it is one operation.
 """
 
 from __future__ import annotations
@@ -352,11 +351,7 @@ class GRU(Recurrent):
 
 
 def _operation(cell: Cell, rows: Any, begin: Any) -> Any:
-    """The operation that is ``cell`` over whole sequences; None where the fold has to run.
-
-    There is one for the cells below as they are, with no method of their own, on NumPy arrays of
-    one dtype, while no observer wants to see the steps.
-    """
+    """The operation that is ``cell`` over whole sequences; None where the fold has to run."""
     observer = OBSERVER.get()
     seen = observer is not None and observer.sees_steps
     if seen or not fits(rows, *[getattr(cell, name, None) for name in _WEIGHTS], *(begin or [])):
