@@ -1,8 +1,8 @@
 """Steps of cells in one operation each, beside the formulas that define them.
 
-A gate is a dozen small operations, and each costs more to record than to compute.  Here they are
-one, with a VJP written out by hand; a law holds it equal to the formula, to any order.  They are
-pointwise, so a cell of one's own makes its products as it likes and calls one of them at the end:
+The gates are a dozen small operations, and each costs more to record than to compute.  Here they
+are one, with a VJP written out by hand; a law holds it equal to the formula, to any order.  It is
+pointwise, so a cell of one's own makes its products as it likes and calls it at the end:
 
     h, c = fused.lstm_gates(x @ U + h @ W + b, c)             # an LSTM
     h, c = fused.lstm_gates(x @ U + b)                        # the leaf of a tree
