@@ -136,6 +136,22 @@ def test_a_cotangent_broadcast_with_stride_zero_is_never_written_to(row):
         np.testing.assert_allclose(a, b, rtol=1e-12)
 
 
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    shape=st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    scale=st.sampled_from([1e-3, 1.0, 1e4]),
+    axis=st.sampled_from([None, 0, -1]),
+)
+def test_a_mean_of_float16_is_rounded_once(seed, shape, scale, axis):
+    x = (scale * np.random.default_rng(seed).uniform(-1, 3, shape)).astype(np.float16)
+    wide = x.astype(float)
+    exact = wide.mean(axis)
+    off = np.abs(tg.mean(tg.tensor(x), axis).array - exact)
+    ulp = np.spacing(np.abs(exact).astype(np.float16)).astype(float)
+    assert np.all(off <= 0.5 * ulp + 1e-5 * np.abs(wide).mean(axis))  # added up in float32
+    assert tg.mean(tg.tensor(x), axis).dtype == np.float16
+
+
 class Empties(RandomDraw):
     """Draws arrays with a side of length 0, wherever the case asks for shapes."""
 

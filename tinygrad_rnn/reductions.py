@@ -93,22 +93,27 @@ def log_softmax(x, axis=-1):
     return x - _log_total(x, axis)
 
 
-def _count(x, axis):
-    axes = range(x.ndim) if axis is None else normalize_axis_tuple(axis, x.ndim)
-    return count_of(x.shape[i] for i in axes)
+def _count(shape, axis):
+    """How many entries of an array of this ``shape`` go into one along ``axis``."""
+    axes = range(len(shape)) if axis is None else normalize_axis_tuple(axis, len(shape))
+    return count_of(shape[i] for i in axes)
 
 
-@formula
+@op(
+    x=lambda g, x_shape, axis: broadcast_to(
+        _kept(g / _count(x_shape, axis), x_shape, axis), x_shape
+    )
+)
 def mean(x, axis=None, keepdims=False):
-    """The mean along ``axis``."""
-    return sum(x, axis, keepdims) / _count(x, axis)
+    """The mean along ``axis``; that of float16 is rounded to it once, in the end."""
+    return np.mean(x, axis, keepdims=keepdims)
 
 
 @formula
 def var(x, axis=None, ddof=0, keepdims=False):
     """The mean squared distance from the mean along ``axis``; divided by ``n - ddof``."""
     distance = x - mean(x, axis, keepdims=True)
-    return sum(distance * distance, axis, keepdims) / (_count(x, axis) - ddof)
+    return sum(distance * distance, axis, keepdims) / (_count(x.shape, axis) - ddof)
 
 
 def _root(x):
@@ -135,7 +140,8 @@ def prod(x, axis=None, keepdims=False):
     axes = tuple(range(x.ndim)) if axis is None else normalize_axis_tuple(axis, x.ndim)
     others = [i for i in range(x.ndim) if i not in axes]
     kept = tuple(1 if i in axes else n for i, n in enumerate(x.shape))
-    x = reshape(transpose(x, [*axes, *others]), (_count(x, axes), *[x.shape[i] for i in others]))
+    sides = (_count(x.shape, axes), *[x.shape[i] for i in others])
+    x = reshape(transpose(x, [*axes, *others]), sides)
     if not x.shape[0]:
         x = concatenate([x, np.ones((1, *x.shape[1:]), x.dtype)])
     while x.shape[0] > 1:

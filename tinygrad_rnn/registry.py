@@ -45,8 +45,8 @@ ANALYTIC = frozenset(
     """
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
     softplus relu where maximum minimum sum_to broadcast_to cumsum reshape transpose permute
-    getitem scatter concatenate split stack unstack sum max logsumexp softmax log_softmax matmul
-    einsum read fill lstm_gates gru_gates lstm gru elman affine softmax_losses
+    getitem scatter concatenate split stack unstack sum mean max logsumexp softmax log_softmax
+    matmul einsum read fill lstm_gates gru_gates lstm gru elman affine softmax_losses
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
