@@ -7,6 +7,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.gradcheck import __main__ as table
+from tinygrad_rnn.registry import ROWS, checkable
 
 
 def wrong_by(factor):
@@ -29,10 +30,18 @@ def test_a_right_operation_of_the_user_passes_to_third_order():
 
 
 def test_a_steep_function_passes_and_a_wrong_one_does_not():
-    steep = np.zeros(1)  # where derivatives of fifth order move a difference of fourth order
+    steep = np.zeros(1)  # where derivatives of higher order move a difference
     tg.gradcheck(lambda x: tg.exp(50.0 * x), [steep])
     with pytest.raises(tg.GradcheckError):
         tg.gradcheck(lambda x: tg.exp(50.0 * wrong_by(1 + 1e-5)(x)), [steep], method="central")
+
+
+def test_a_saturated_net_passes_to_third_order():
+    """Derivatives of fifth order are 10^7 times those of the first here."""
+    x = np.array([[0.6866, 0.86], [-1.2462, -0.8733], [-1.0342, -2.3642], [0.5742, 2.1236]])
+    W = np.array([[2.4655, 2.9973], [-1.7085, -0.8257]])
+    row = next(row for row in ROWS if row.name == "fold")
+    tg.gradcheck(checkable(row, {"children": [[], [0, 0], [0], [0, 1]]}), [x, W], order=3)
 
 
 @pytest.mark.parametrize("factor", [1 + 1e-6, 0.0, -1.0, 2.0])

@@ -82,7 +82,7 @@ def gradcheck(
     leaves that it closes over, such as ``model.parameters()``: their values are swapped during the
     check and always put back.  All is done in float64, whatever their dtype.
 
-    ``method``: ``"central"`` takes central differences of fourth order with step ``eps``,
+    ``method``: ``"central"`` takes central differences of sixth order with step ``eps``,
     ``"complex"`` the complex step, ``"auto"`` both if every recorded operation is known as
     analytic, and then they must agree.  An engine number may differ from the numeric one by ``atol
     + rtol * max |gradient of that input|`` and what rounding explains; ``rtol`` is by default 1e-10

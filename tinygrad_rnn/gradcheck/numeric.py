@@ -1,7 +1,7 @@
 """Numerical derivatives of a scalar function of arrays, along one direction at a time.
 
 They see values only, never a VJP.  The complex step is exact to rounding where the function is
-analytic; central differences of fourth order are good to about 1e-10 everywhere else, and notice
+analytic; central differences of sixth order are good to about 1e-10 everywhere else, and notice
 kinks.
 """
 
@@ -28,18 +28,19 @@ def complex_step(s: Scalar, xs: Arrays, i: int, v: np.ndarray, h: float = 1e-30)
 def central_difference(
     s: Scalar, xs: Arrays, i: int, v: np.ndarray, h: float, magnitude: float
 ) -> tuple[float, float, float]:
-    """The slope along ``v`` from five values, ``(8 (f1 - f_1) - (f2 - f_2)) / 12h``, error O(h^4).
+    """The slope along ``v`` from six values, with an error O(h^6):
 
-    With it come how much rounding may move it, if the values are computed from numbers of this
-    ``magnitude``, and derivatives of higher order, where they are large; and how far the slopes on
-    the left and on the right are apart beyond what curvature explains: curvature makes one-sided
-    slopes differ in proportion to the step, a kink does not.
+        (45 (f1 - f_1) - 9 (f2 - f_2) + (f3 - f_3)) / 60h
+
+    With it come how much it may be off, by rounding, if the values are computed from numbers of
+    this ``magnitude``, and by derivatives of higher order, where they are large; and how far the
+    slopes on the left and on the right are apart beyond what curvature explains: curvature makes
+    one-sided slopes differ in proportion to the step, and to its third power, a kink does not.
     """
-    f = {k: float(s([*xs[:i], xs[i] + k * h * v, *xs[i + 1 :]])) for k in (-2, -1, 0, 1, 2)}
-    slope = (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h)
+    f = {k: float(s([*xs[:i], xs[i] + k * h * v, *xs[i + 1 :]])) for k in range(-3, 4)}
+    slope = (45 * (f[1] - f[-1]) - 9 * (f[2] - f[-2]) + f[3] - f[-3]) / (60 * h)
     noise = 20 * np.finfo(float).eps * max(magnitude, *map(abs, f.values())) / h
-    near = (f[1] - 2 * f[0] + f[-1]) / h
-    far = (f[2] - 2 * f[0] + f[-2]) / (2 * h)
-    apart = abs(far - 2 * near)
-    bend = abs(slope - (f[1] - f[-1]) / (2 * h))  # what the third derivative does to two values
-    return slope, noise + 1e-3 * bend, apart if apart > noise else 0.0
+    near, far, farther = ((f[k] - 2 * f[0] + f[-k]) / (k * h) for k in (1, 2, 3))
+    apart = abs(5 * near - 4 * far + farther) / 2  # the second and fourth derivatives cancel
+    bend = abs(slope - (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h))  # what four values miss
+    return slope, noise + 1e-2 * bend, apart if apart > noise else 0.0
