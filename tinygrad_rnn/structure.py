@@ -401,7 +401,7 @@ def _parts(tree: Any) -> Sequence[Any]:
 
 def as_index(rows: np.ndarray) -> Any:
     """``rows``, as a slice if they follow one on the other: a view, where an array means a copy."""
-    first = int(rows[0])
-    if np.array_equal(rows, np.arange(first, first + len(rows))):
-        return slice(first, first + len(rows))
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first == len(rows) - 1 and (rows[1:] > rows[:-1]).all():
+        return slice(first, last + 1)
     return rows
