@@ -43,4 +43,4 @@ def central_difference(
     near, far, farther = ((f[k] - 2 * f[0] + f[-k]) / (k * h) for k in (1, 2, 3))
     apart = abs(5 * near - 4 * far + farther) / 2  # the second and fourth derivatives cancel
     bend = abs(slope - (8 * (f[1] - f[-1]) - (f[2] - f[-2])) / (12 * h))  # what four values miss
-    return slope, noise + 1e-2 * bend, apart if apart > noise else 0.0
+    return slope, noise + 1e-2 * bend, apart if apart > 3 * noise else 0.0
