@@ -16,7 +16,7 @@ import numpy as np
 
 from .arithmetic import sigmoid, tanh
 from .engine import TensorCore, op
-from .errors import ShapeError
+from .errors import ShapeError, described
 from .linear import concatenate, split
 
 __all__ = ["gru_gates", "gru_gates_defined", "lstm_gates", "lstm_gates_defined"]
@@ -100,11 +100,13 @@ def _blocks(a, cs):
 @op(_pulled_back)
 def _lstm_gates(a, *cs):
     H, rest = divmod(a.shape[-1], len(cs) + 3)
-    if rest or any(c.shape[-1:] != (H,) for c in cs):
+    if rest or any(getattr(c, "shape", ())[-1:] != (H,) for c in cs):
+        hint = "the blocks of a are i, an f for each memory, g and o"
+        if any(isinstance(c, (tuple, list)) for c in cs):
+            hint = "of a state (h, c) pass c alone"
         raise ShapeError(
-            f"lstm_gates: a {a.shape}, memories {', '.join(str(c.shape) for c in cs) or 'none'}\n"
-            f"  expected: a (..., {len(cs) + 3}H), memories (..., H)\n"
-            "  hint: the blocks of a are i, an f for each memory, g and o"
+            f"lstm_gates: a {a.shape}, memories {', '.join(map(described, cs)) or 'none'}\n"
+            f"  expected: a (..., {len(cs) + 3}H), memories (..., H)\n  hint: {hint}"
         )
     gates = np.tanh(0.5 * a)  # sigmoid(a) = (tanh(a / 2) + 1) / 2
     gates *= 0.5

@@ -16,7 +16,7 @@ from .backend import backend_of, is_array
 from .engine import op
 from .linear import reshape, scatter, take_along_axis
 from .products import OuterProduct, left_cotangent, product, rows_of
-from .reductions import logsumexp
+from .reductions import log_total, logsumexp
 
 __all__ = ["affine", "affine_defined", "softmax_losses", "softmax_losses_defined"]
 
@@ -91,10 +91,6 @@ def _softmax_losses(x, ids):
     losses, totals = np.empty_like(x, np.result_type(x, 0.0), shape=(2, len(x)))
     for rows in backend_of(x).blocks(x):
         block = x[rows]
-        shift = np.max(block, -1, keepdims=True)
-        shift = np.where(np.isinf(shift), 0.0, shift)
-        e = block - shift
-        with np.errstate(divide="ignore"):
-            totals[rows] = np.log(np.sum(np.exp(e, out=e), -1)) + shift[:, 0]
+        totals[rows] = log_total(block, -1)[:, 0]
         losses[rows] = totals[rows] - block[np.arange(len(block)), ids[rows]]
     return losses, totals

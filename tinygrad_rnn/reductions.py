@@ -59,7 +59,7 @@ def min(x, axis=None, keepdims=False):
     return -max(-x, axis, keepdims)
 
 
-def _log_total(x, axis):
+def log_total(x, axis):
     """``log(sum(exp(x)))`` along ``axis``, which stays, of length 1."""
     shift = np.max(x, axis, keepdims=True)
     shift = np.where(np.isinf(shift), 0.0, shift)
@@ -74,7 +74,7 @@ def _log_total(x, axis):
 )
 def logsumexp(x, axis=None, keepdims=False):
     """``log(sum(exp(x)))`` along ``axis``, never overflowing; -inf, gradient 0, if all are -inf."""
-    y = _log_total(x, axis)
+    y = log_total(x, axis)
     return y if keepdims else y.reshape(np.sum(np.broadcast_to(0, np.shape(x)), axis).shape)
 
 
@@ -90,7 +90,7 @@ def softmax(x, axis=-1):
 @op(x=lambda g, y, axis: g - exp(y) * sum(g, axis, True))
 def log_softmax(x, axis=-1):
     """``log(softmax(x))`` along ``axis``, finite where ``softmax`` itself would round to 0."""
-    return x - _log_total(x, axis)
+    return x - log_total(x, axis)
 
 
 def _count(shape, axis):
