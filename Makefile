@@ -41,15 +41,16 @@ count: .venv/test.done  ## how many lines a reader meets
 	touch $@
 
 # Each peer by itself: one without a wheel for this machine is missing, and said to be skipped.
-PEERS := torch dynet38 jax autograd mygrad micrograd tinygrad
-TORCH_INDEX := https://download.pytorch.org/whl/cpu
+# PyTorch's own index has builds without CUDA.
+PEERS := "torch --extra-index-url https://download.pytorch.org/whl/cpu" dynet38 jax autograd \
+	mygrad micrograd tinygrad
 
 .venv-bench/bench.done: setup.cfg Makefile
 	test -x .venv-bench/bin/python || $(PYTHON) -m venv .venv-bench
 	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	for peer in $(PEERS); do \
 	  .venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --prefer-binary \
-	    --extra-index-url $(TORCH_INDEX) $$peer || echo "$$peer cannot be installed: skipped"; \
+	    $$peer || echo "$$peer cannot be installed: skipped"; \
 	done
 	touch $@
 
