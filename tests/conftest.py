@@ -10,6 +10,7 @@ from hypothesis import settings
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import engine
+from tinygrad_rnn.recording import PAUSES
 
 settings.register_profile("dev", deadline=None, max_examples=60)
 settings.register_profile(
@@ -42,7 +43,7 @@ def clean_slate(request):
     engine.OPERATIONS.update(operations)
     recording = (tg.tensor(1.0, requires_grad=True) * 2).requires_grad
     if not recording:
-        engine._pauses.set(0)  # so that only the guilty test fails
+        PAUSES.set(0)  # so that only the guilty test fails
     assert recording, "this test left recording off"
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.backward import rows_of_grad
-from tinygrad_rnn.engine import OBSERVER, recording
+from tinygrad_rnn.observer import OBSERVER
+from tinygrad_rnn.recording import recording
 from tinygrad_rnn.registry import ROWS, RandomDraw
 from tinygrad_rnn.testing import cases
 

@@ -8,7 +8,8 @@ from . import place
 from .errors import *
 from . import observer
 from . import cotangents
-from .engine import no_grad, op
+from .recording import no_grad
+from .engine import op
 from . import backend
 from .linear import *
 from . import sparse

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .backend import backend_of
-from .engine import TensorCore, no_grad
+from .engine import TensorCore
 from .errors import (
     DecodeError,
     DtypeError,
@@ -37,6 +37,7 @@ from .errors import (
     expect_number,
 )
 from .random import given_rng
+from .recording import no_grad
 
 __all__ = ["Hypothesis", "beam_search", "greedy", "sample"]
 

@@ -24,11 +24,12 @@ import numpy as np
 
 from . import linear
 from .backend import is_array
-from .engine import TensorCore, is_recording, recording
+from .engine import TensorCore
 from .errors import DeferredError, DtypeError, ShapeError, TinygradRNNError, described
 from .fold import name_of
 from .place import described_calls
 from .random import drawing_refused
+from .recording import is_recording, recording
 from .rows import Rows, batch_of, likeness, read
 
 __all__ = ["Handle", "deferred", "stack"]

@@ -8,13 +8,10 @@ what a recursive net leaves behind is a tree.  ``sweep.py`` goes through either.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ContextDecorator, contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Sequence
 from functools import wraps
 from itertools import count
 from operator import itemgetter
-from types import coroutine
 from typing import Any
 
 import numpy as np
@@ -23,19 +20,18 @@ from numpy import ndarray
 from .cotangents import Outputs
 from .errors import DtypeError, ShapeError, TinygradRNNError, described, explained
 from .observer import OBSERVER
+from .recording import PAUSES
 
-__all__ = ["OPERATIONS", "formula", "no_grad", "op"]
+__all__ = ["OPERATIONS", "formula", "op"]
 
 Edge = tuple[Any, "Rule", Sequence[Any]]
 
 OPERATIONS: dict[str, Callable[..., Any]] = {}
 """Every differentiable operation by name, in the order of definition."""
 
-# Flags of a code object.
-_IS_VARIADIC, _IS_GENERATOR, _IS_COROUTINE, _IS_ASYNC_GENERATOR = 0x04, 0x20, 0x80, 0x200
+_IS_VARIADIC = 0x04  # a flag of a code object
 _MISSING = object()
 _birth = count().__next__
-_pauses: ContextVar[int] = ContextVar("pauses", default=0)
 
 
 class TensorCore:
@@ -115,71 +111,6 @@ def outdate(x: TensorCore, by: str) -> None:
     """Give the leaf ``x`` another version."""
     if x.node is not None and x.node.watch is not None:
         x.node.watch.changed, x.node.watch.changed_by = _birth(), by
-
-
-class no_grad(ContextDecorator):
-    """A context, and a decorator, in which no call is recorded.
-
-    It holds for this thread (and this asyncio task) alone and ends with the block, however that is
-    left.  A decorated generator or coroutine pauses recording only while its own body runs, not
-    between its items.
-    """
-
-    def __new__(cls, function: Any = None) -> Any:
-        """The context; or, written ``@no_grad`` without parentheses, the decorated function."""
-        return super().__new__(cls) if function is None else cls()(function)
-
-    def __enter__(self) -> None:
-        _pauses.set(_pauses.get() + 1)  # a count, so that blocks may end in any order
-
-    def __exit__(self, *exception: object) -> None:
-        # Never below 0: a generator may be closed by another thread than the one that entered.
-        _pauses.set(max(0, _pauses.get() - 1))
-
-    def __call__(self, function: Any) -> Any:
-        flags = getattr(getattr(function, "__code__", None), "co_flags", 0)
-        if flags & _IS_ASYNC_GENERATOR:
-            raise DtypeError(
-                "no_grad: an asynchronous generator cannot be decorated\n"
-                "  hint: write with no_grad(): inside it, around what is not to be recorded"
-            )
-        if not flags & (_IS_GENERATOR | _IS_COROUTINE):
-            return super().__call__(function)
-
-        @wraps(function)
-        def paused(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            generator, resume, sent = function(*args, **kwargs), "send", None
-            while True:
-                try:
-                    with self:
-                        item = getattr(generator, resume)(sent)
-                except StopIteration as stop:
-                    return stop.value
-                try:
-                    resume, sent = "send", (yield item)
-                except GeneratorExit:
-                    with self:
-                        generator.close()
-                    raise
-                except BaseException as error:
-                    resume, sent = "throw", error
-
-        return coroutine(paused) if flags & _IS_COROUTINE else paused
-
-
-def is_recording() -> bool:
-    """Whether calls are recorded now, in this thread."""
-    return not _pauses.get()
-
-
-@contextmanager
-def recording(on: bool) -> Iterator[None]:
-    """A context in which calls are recorded, or are not, whatever holds outside."""
-    token = _pauses.set(0 if on else 1)
-    try:
-        yield
-    finally:
-        _pauses.reset(token)
 
 
 class Rule:
@@ -393,7 +324,7 @@ def call_of_any(operation: Operation) -> Callable[..., Any]:
         if type(y) is not ndarray:
             y = with_arrays(y, name)
         untracked = nodes.count(None)
-        if untracked == len(nodes) or _pauses.get():
+        if untracked == len(nodes) or PAUSES.get():
             return tuple(map(kind, y)) if isinstance(y, tuple) else kind(y)
         values.append(y)
         edges = []
@@ -442,7 +373,7 @@ def call_of_x(operation: Operation, call: Callable[..., Any]) -> Callable[[Any],
             if isinstance(y, tuple):
                 return call(x)
             y = with_arrays(y, name)
-        if x.node is None or _pauses.get():
+        if x.node is None or PAUSES.get():
             return type(x)(y)
         values = (array, y)
         node = Node(name, ((x.node, rule, read(values)),), y.shape, y.dtype)
@@ -481,7 +412,7 @@ def call_of_a_and_b(operation: Operation, call: Callable[..., Any]) -> Callable[
             if isinstance(y, tuple):
                 return call(a, b)
             y = with_arrays(y, name)
-        if a_node is b_node is None or _pauses.get():
+        if a_node is b_node is None or PAUSES.get():
             return kind(y)
         values = (a_array, b_array, y)
         edges: Any

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from .engine import Node, Rule, TensorCore, is_recording, outlet, recording
+from .engine import Node, Rule, TensorCore, outlet
 from .errors import DtypeError, NotTrackedError, described
 from .random import default_rng, drawing_again
+from .recording import is_recording, recording
 from .stale import changed, is_changed
 from .sweep import sweep
 from .through_time import mapped

@@ -30,11 +30,12 @@ import numpy as np
 
 from .arithmetic import relu, sigmoid, tanh
 from .backward import cotangents_of
-from .engine import TensorCore, is_recording, leaf, op, recording
+from .engine import TensorCore, leaf, op
 from .fused import gru_gates, lstm_gates
 from .linear import concatenate, reshape
 from .products import OuterProduct
 from .readout import affine
+from .recording import is_recording, recording
 from .tensor import Tensor
 
 __all__ = [

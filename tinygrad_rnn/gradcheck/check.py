@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..backward import cotangents_of
-from ..engine import Node, TensorCore, no_grad
+from ..engine import Node, TensorCore
 from ..errors import (
     DtypeError,
     GradcheckError,
@@ -26,6 +26,7 @@ from ..errors import (
     described,
     expect_count,
 )
+from ..recording import no_grad
 from ..registry import ANALYTIC
 from ..tensor import Tensor, tensor
 from .numeric import Arrays, central_difference, complex_step
