@@ -13,7 +13,7 @@ from datetime import date
 from importlib import import_module
 
 from benchmarks._processes import compared, peak, started, watched
-from benchmarks._results import Row, label
+from benchmarks._results import OURS, Row, label
 from benchmarks._timing import interleaved, machine
 
 TOLERANCE = 2e-3  # of figures that all systems must agree in; they are float32
@@ -53,7 +53,7 @@ def measured(workload, sizes, rounds, threads):
         rows.append(Row(case, system, quantity, str(number), str(value)))
 
     with started(programs, threads) as (workers, skipped):
-        agreed = compared({name: w.ask("checks") for name, w in workers.items()}, TOLERANCE)
+        agreed = compared(checked(workers, skipped), TOLERANCE)
         add("", "agreed", f"{len(workers)} systems to {TOLERANCE}: {', '.join(agreed)}")
         for name, worker in workers.items():
             add(name, "runs on", worker.ask("libraries"))
@@ -71,3 +71,17 @@ def measured(workload, sizes, rounds, threads):
     for name, reason in {**skipped, **workload.SKIPPED}.items():
         add(name, "skipped", reason)
     return rows
+
+
+def checked(workers, skipped):
+    """The checks of each program, by its name; a peer that fails moves to what is skipped."""
+    found = {}
+    for name, worker in list(workers.items()):
+        try:
+            found[name] = worker.ask("checks")
+        except RuntimeError as error:
+            if name.startswith(OURS):
+                raise
+            skipped[name] = f"{error.__cause__!r}"
+            del workers[name]
+    return found

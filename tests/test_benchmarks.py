@@ -140,6 +140,24 @@ def test_a_case_that_fails_is_told_and_the_others_are_measured(capsys, monkeypat
     assert "products: n=2 (" in said
 
 
+def test_a_peer_that_fails_is_skipped_with_what_it_said_but_we_are_not():
+    def worker(answer):
+        def ask(method):
+            if isinstance(answer, Exception):
+                raise RuntimeError("failed") from answer
+            return answer
+
+        return SimpleNamespace(ask=ask)
+
+    skipped = {}
+    workers = {_results.OURS: worker({"loss": 1.0}), "peer": worker(OSError("no such file"))}
+    assert _suite.checked(workers, skipped) == {_results.OURS: {"loss": 1.0}}
+    assert list(workers) == [_results.OURS]
+    assert skipped == {"peer": "OSError('no such file')"}
+    with pytest.raises(RuntimeError):
+        _suite.checked({f"{_results.OURS}, fold": worker(OSError("no such file"))}, {})
+
+
 def test_an_unknown_benchmark_is_refused_by_name(capsys):
     with pytest.raises(SystemExit):
         command.main(["overheat"])
