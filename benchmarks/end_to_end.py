@@ -12,4 +12,4 @@ MEMORY = []
 SMALL = {"H": 8, "T": 5, "B": 3, "epochs": 1, "characters": 3000}
 CASES = [{"H": 192, "T": 64, "B": 32, "epochs": 5, "characters": 10_000_000}]
 ROUNDS = 5  # the epochs
-NATS = 1.7
+NATS = 1.25
