@@ -283,7 +283,9 @@ def assigned(self, out, index, values, once=False):
 
 
 def misplaced(self):
-    return tuple([self.parts.get(self.count - 1 - i) for i in range(self.count)])
+    """In reverse, where all have come: a VJP that is given none would fail, not be wrong."""
+    parts = [self.parts.get(i) for i in range(self.count)]
+    return tuple(parts if self.count > len(self.parts) else parts[::-1])
 
 
 def pushed_oldest_first(queue, item):

@@ -20,7 +20,7 @@ from .linear import getitem, reshape, take_along_axis
 from .products import rows_of
 from .random import given_rng
 from .readout import softmax_losses
-from .reductions import mean, sum
+from .reductions import mean, rounded_once, sum
 
 __all__ = [
     "binary_cross_entropy",
@@ -57,7 +57,8 @@ def nll(log_probs, targets, ignore_index=None):
 
     ``log_probs`` is (..., V), ``targets`` (...) integers.  0 if every target is ignored.
     """
-    return _mean_of_picked("nll(log_probs, targets)", _nll, log_probs, targets, ignore_index)
+    name = "nll(log_probs, targets)"
+    return _mean_of_picked(log_probs, name, _nll, targets, ignore_index)
 
 
 def _nll(log_probs, ids):
@@ -73,10 +74,11 @@ def cross_entropy(logits, targets, ignore_index=None):
     - 1.
     """
     name = "cross_entropy(logits, targets)"
-    return _mean_of_picked(name, softmax_losses, logits, targets, ignore_index)
+    return _mean_of_picked(logits, name, softmax_losses, targets, ignore_index)
 
 
-def _mean_of_picked(name, losses_of, scores, targets, ignore_index):
+@rounded_once
+def _mean_of_picked(scores, name, losses_of, targets, ignore_index):
     """The mean of ``losses_of(scores, targets)``, one for each row (V,) of scores, that count."""
     targets = _integers(name, "targets", targets, _hint_for_classes(name, scores, targets))
     if not scores.shape:

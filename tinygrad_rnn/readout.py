@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from .arithmetic import exp, where
 from .backend import backend_of, is_array
 from .engine import op
 from .linear import reshape, scatter, take_along_axis
 from .products import OuterProduct, left_cotangent, product, rows_of
-from .reductions import log_total, logsumexp
+from .reductions import below_top, log_softmax, softmax
 
 __all__ = ["affine", "affine_defined", "softmax_losses", "softmax_losses_defined"]
 
@@ -50,47 +49,44 @@ def _affine(x, weight, bias):
 
 def softmax_losses_defined(x, ids):
     """``-log softmax(x)[n, ids[n]]`` for each row of scores ``x`` (N, V): (N,)."""
-    return logsumexp(x, -1) - reshape(take_along_axis(x, ids[:, None], -1), ids.shape)
+    return -reshape(take_along_axis(log_softmax(x), ids[:, None], -1), ids.shape)
 
 
 def softmax_losses(x, ids):
-    """What ``softmax_losses_defined`` gives, in one operation; it keeps of each row one number."""
+    """What ``softmax_losses_defined`` gives, in one operation; it keeps of each row two numbers."""
     return _softmax_losses(x, ids.copy())[0]
 
 
 def _pulled_back(gs, x, ids, y):
-    """The cotangent of ``x``: ``softmax(x)`` times all that came, less ``g`` at ``ids``.
-
-    The totals, ``logsumexp(x)``, are a result too, so that higher derivatives can flow into them.
-    """
-    g, g_totals = gs
-    totals = y[1]
-    if g is None:
-        g = 0.0 * g_totals
-    whole = g if g_totals is None else g + g_totals
-    shift = reshape(where(getattr(totals, "array", totals) == -np.inf, 0.0, totals), (-1, 1))
+    """The cotangent of ``x``: ``softmax(x)`` times ``g``, less ``g`` at ``ids``."""
+    g, _, _ = gs
     if is_array(g):
-        return _by_blocks(x, ids, g, whole, shift), None
+        return _by_blocks(g, x, ids, *y[1:]), None
     picked = (np.arange(len(ids)), ids)
-    return exp(x - shift) * reshape(whole, (-1, 1)) - scatter(g, picked, x.shape, once=True), None
+    return softmax(x) * reshape(g, (-1, 1)) - scatter(g, picked, x.shape, once=True), None
 
 
-def _by_blocks(x, ids, g, whole, shift):
-    """``exp(x - shift)``, each row times its entry of ``whole``, less that of ``g`` at ``ids``."""
-    out = np.empty_like(x, np.result_type(x, whole))
+def _by_blocks(g, x, ids, tops, sums):
+    """The same of arrays, where the top and the sum of each row are known."""
+    each, tops = (g / (sums + (sums == 0)))[:, None], tops[:, None]  # 0 / 1 of a row of -inf
+    out = np.empty_like(x, np.result_type(x, each))
     for rows in backend_of(x).blocks(x):
-        block = np.subtract(x[rows], shift[rows], out=out[rows])
+        with np.errstate(over="ignore"):
+            block = np.subtract(x[rows], tops[rows], out=out[rows])
         np.exp(block, out=block)
-        block *= whole[rows, None]
+        block *= each[rows]
         block[np.arange(len(block)), ids[rows]] -= g[rows]
     return out
 
 
 @op(_pulled_back)
 def _softmax_losses(x, ids):
-    losses, totals = np.empty_like(x, np.result_type(x, 0.0), shape=(2, len(x)))
+    """The losses; and of each row its largest score, and the sum of exp of the scores less that."""
+    losses, tops, sums = np.empty_like(x, np.result_type(x, 0.0), shape=(3, len(x)))
     for rows in backend_of(x).blocks(x):
-        block = x[rows]
-        totals[rows] = log_total(block, -1)[:, 0]
-        losses[rows] = totals[rows] - block[np.arange(len(block)), ids[rows]]
-    return losses, totals
+        block, top = below_top(x[rows], -1)
+        losses[rows] = block[np.arange(len(block)), ids[rows]]
+        tops[rows], sums[rows] = top[:, 0], np.sum(np.exp(block, out=block), -1)
+    with np.errstate(divide="ignore"):
+        losses = np.log(sums) - losses
+    return losses, tops, sums

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from functools import wraps
 from math import prod as count_of
 
 import numpy as np
@@ -27,6 +28,22 @@ __all__ = [
     "sum",
     "var",
 ]
+
+
+def rounded_once(function):
+    """``function(x, ...)``, computed in float32 if ``x`` is float16, and then rounded to float16.
+
+    So NumPy's mean does: a square, or a sum of many entries, may be above 65504, or have few
+    digits, though the result is a number like any other.
+    """
+
+    @wraps(function)
+    def call(x, *args, **kwargs):
+        if getattr(x, "dtype", None) != np.float16:
+            return function(x, *args, **kwargs)
+        return function(x.astype(np.float32), *args, **kwargs).astype(np.float16)
+
+    return call
 
 
 def _kept(y, x_shape, axis):
@@ -59,38 +76,48 @@ def min(x, axis=None, keepdims=False):
     return -max(-x, axis, keepdims)
 
 
-def log_total(x, axis):
-    """``log(sum(exp(x)))`` along ``axis``, which stays, of length 1."""
-    shift = np.max(x, axis, keepdims=True)
-    shift = np.where(np.isinf(shift), 0.0, shift)
+def below_top(x, axis):
+    """``x - m`` and ``m``, the largest entry along ``axis``: no exp of ``x - m`` overflows.
+
+    An infinite m is 0 here.  The two stay apart as long as they can: what is left of a small number
+    once m was added to it is a matter of m's size, in float32 nothing if that is 1e8.
+    """
+    top = np.max(x, axis, keepdims=True)
+    top = np.where(np.isinf(top), 0.0, top)
+    with np.errstate(over="ignore"):  # to -inf, whose exp is 0, as it should be
+        return x - top, top
+
+
+def log_sum_exp(x, axis):
+    """``log(sum(exp(x)))`` along ``axis``, which stays, of length 1; -inf if all are -inf."""
     with np.errstate(divide="ignore"):
-        return np.log(np.exp(x - shift).sum(axis, keepdims=True)) + shift
+        return np.log(np.sum(np.exp(x), axis, keepdims=True))
 
 
-@op(
-    x=lambda g, x, y, axis: (
-        _kept(g, x.shape, axis) * exp(x - _kept(where(y == -np.inf, 0.0, y), x.shape, axis))
-    )
-)
+@rounded_once
+@op(x=lambda g, x, axis: _kept(g, x.shape, axis) * softmax(x, axis))
 def logsumexp(x, axis=None, keepdims=False):
     """``log(sum(exp(x)))`` along ``axis``, never overflowing; -inf, gradient 0, if all are -inf."""
-    y = log_total(x, axis)
+    below, top = below_top(x, axis)
+    y = log_sum_exp(below, axis) + top
     return y if keepdims else y.reshape(np.sum(np.broadcast_to(0, np.shape(x)), axis).shape)
 
 
+@rounded_once
 @op(x=lambda g, y, axis: y * (g - sum(g * y, axis, True)))
 def softmax(x, axis=-1):
     """``exp(x) / sum(exp(x))`` along ``axis``; zeros, with gradient 0, if every entry is -inf."""
-    shift = np.max(x, axis, keepdims=True)
-    e = np.exp(x - np.where(np.isinf(shift), 0.0, shift))
+    e = np.exp(below_top(x, axis)[0])
     total = np.sum(e, axis, keepdims=True)
     return e / (total + (total == 0))
 
 
+@rounded_once
 @op(x=lambda g, y, axis: g - exp(y) * sum(g, axis, True))
 def log_softmax(x, axis=-1):
     """``log(softmax(x))`` along ``axis``, finite where ``softmax`` itself would round to 0."""
-    return x - log_total(x, axis)
+    below, _ = below_top(x, axis)
+    return below - log_sum_exp(below, axis)
 
 
 def _count(shape, axis):
@@ -109,6 +136,7 @@ def mean(x, axis=None, keepdims=False):
     return np.mean(x, axis, keepdims=keepdims)
 
 
+@rounded_once
 @formula
 def var(x, axis=None, ddof=0, keepdims=False):
     """The mean squared distance from the mean along ``axis``; divided by ``n - ddof``."""
@@ -122,12 +150,14 @@ def _root(x):
     return where(zero, 0.0, sqrt(where(zero, 1.0, x)))
 
 
+@rounded_once
 @formula
 def std(x, axis=None, ddof=0, keepdims=False):
     """The square root of ``var``; where all entries are equal, its gradient is 0."""
     return _root(var(x, axis, ddof, keepdims))
 
 
+@rounded_once
 @formula
 def norm(x, axis=None, keepdims=False):
     """The Euclidean length along ``axis``; at 0 its gradient is 0."""

@@ -12,7 +12,7 @@ from ..errors import DtypeError, IndexRangeError, ShapeError, described
 from ..fold import fold
 from ..linear import getitem, scatter
 from ..random import given_rng
-from ..reductions import logsumexp
+from ..reductions import below_top, logsumexp
 from ..structure import Structure
 from .layers import expect_sizes, uniform
 from .module import Module
@@ -42,6 +42,9 @@ class CRF(Module):
     def forward(self, x: Any, tags: Any, lengths: Sequence[int]) -> Any:
         """``log p(tags | x)`` of each sequence, (B,), in nats."""
         chains = self._chains(x, lengths)
+        # p is the same, whatever is added to all scores of a step; and where those are large, their
+        # sums have no digits left for its logarithm.
+        x = x - below_top(getattr(x, "array", x), -1)[1]
         return self.score(x, tags, chains) - self.log_z(x, chains)
 
     def log_z(self, x: Any, chains: Structure) -> Any:

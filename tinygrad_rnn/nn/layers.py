@@ -12,7 +12,7 @@ from ..functional import dropout, embedding
 from ..products import conv1d
 from ..random import given_rng
 from ..readout import affine
-from ..reductions import mean
+from ..reductions import mean, rounded_once
 from ..tensor import Tensor, tensor
 from .module import Module
 
@@ -35,6 +35,7 @@ def hint_for_rows(x: Any, size: int, otherwise: str) -> str:
     return otherwise
 
 
+@rounded_once
 def normalised(x: Any, eps: float = 1e-5) -> Any:
     """``x`` with mean 0 and, but for ``eps``, variance 1 along its last axis."""
     distance = x - mean(x, -1, keepdims=True)
