@@ -14,7 +14,7 @@ lowest first, those of one cell, one height and like arguments in one batch: the
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import update_wrapper
 from threading import local
 from typing import Any, NoReturn
@@ -277,26 +277,38 @@ def _run_batch(calls: list[Call], rooms: dict[Any, Rows], capacity: int) -> None
         with recording(first.records):
             args = [_batch([one[i] for one in distinct]) for i in range(len(first.args))]
             state = batch_of(first.cell(*args), len(distinct), name)
+            if places is not None:
+                state = _repeated(state, places)
             rows = rooms.setdefault((first.records, likeness(state)), Rows(capacity))
             start = rows.write(state, name)
     except Exception as error:
         if not isinstance(error, TinygradRNNError):  # those tell by themselves
             error.add_note(f"in {described_calls(calls, name)}")
         raise
-    for place, call in zip(places, calls, strict=True):
-        call.rows, call.row, call.args, call.height = rows, start + place, None, -1
+    for row, call in enumerate(calls, start):
+        call.rows, call.row, call.args, call.height = rows, row, None, -1
 
 
-def _distinct(calls: list[Call]) -> tuple[list[Any], Iterable[int]]:
+def _distinct(calls: list[Call]) -> tuple[list[Any], Any]:
     """The arguments of the calls, those that repeat left out, and the place of each call there.
 
-    Only whole numbers are compared: the words of leaves, of which every other comes again.
+    Only whole numbers are compared: the words of leaves, of which every other comes again.  The
+    places are None if nothing repeats.
     """
     if set(map(type, calls[0].args)) != {int}:
-        return [call.args for call in calls], range(len(calls))
+        return [call.args for call in calls], None
     places: dict[Any, int] = {}
     own = [places.setdefault(call.args, len(places)) for call in calls]
-    return list(places), own
+    return list(places), np.array(own) if len(places) < len(own) else None
+
+
+def _repeated(state: Any, places: Any) -> Any:
+    """The rows of ``state`` at ``places``, so that each call has one: what reads a row of several
+    calls would have to look, going back, which cotangents meet.
+    """
+    if isinstance(state, tuple):
+        return tuple([read(part, places, False) for part in state])
+    return read(state, places, False)
 
 
 # ---- arguments ---------------------------------------------------------------------------------
