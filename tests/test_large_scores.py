@@ -163,3 +163,10 @@ def test_a_float16_loss_of_more_classes_than_its_largest_number():
     for found in (loss.array, *tg.logsumexp(x, -1).array):
         np.testing.assert_allclose(float(found), np.log(70_000), 1e-3)
     assert x.grad.array[0, 0] == -0.5
+
+
+def test_float16_is_normalised_though_its_squares_are_above_its_largest_number():
+    x = np.array([[-300.0, 300, 900, -900]], np.float16)
+    layer = tg.nn.LayerNorm(4)
+    found, expected = layer(tg.tensor(x)), layer(tg.tensor(x.astype(float)))
+    np.testing.assert_allclose(found.array, expected.array, 2e-3)

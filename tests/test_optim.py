@@ -534,3 +534,46 @@ def test_large_gradients_whose_squares_overflow_are_finite():
     w.grad = tg.tensor(np.full(3, 1e30, np.float32))
     optim.SGD([w], lr=1e-30).step()
     np.testing.assert_allclose(w.array, 0.0, atol=1e-6)
+
+
+FLOAT16 = {
+    optim.SGD: {"momentum": 0.9},
+    optim.Adagrad: {},
+    optim.RMSprop: {},
+    optim.Adam: {},
+    optim.AdamW: {},
+}
+
+
+@pytest.mark.parametrize("kind", FLOAT16, ids=lambda kind: kind.__name__)
+@given(seeds, st.sampled_from([0.0, 1e-7, 1e-4, 1.0, 1e3]))
+def test_steps_of_float16_are_those_of_float64_rounded(kind, seed, size):
+    """Where eps, 1e-8, and squares of gradients are 0 in float16, or above its largest number."""
+    rng = np.random.default_rng(seed)
+    start = rng.normal(size=5).astype(np.float16)
+    ws = [tg.tensor(start.astype(dtype), requires_grad=True) for dtype in (np.float16, float)]
+    both = [kind([w], lr=0.01, **FLOAT16[kind]) for w in ws]
+    for _ in range(3):
+        g = (size * rng.normal(size=5)).astype(np.float16)
+        g[0] = 0
+        for w, optimiser in zip(ws, both, strict=True):
+            w.grad = tg.tensor(g.astype(w.dtype))
+            optimiser.step()
+        assert ws[0].dtype == np.float16
+        expected = ws[1].array.astype(np.float16)
+        np.testing.assert_allclose(ws[0].array, expected, 2e-3, 2e-7)  # rounded 3 times
+        if kind is not optim.AdamW:  # which decays
+            assert ws[0].array[0] == start[0]
+        ws[1].array = ws[0].array.astype(float)
+    assert all(np.isfinite(x).all() for x in both[0].state_dict().values())
+
+
+def test_memories_of_float16_go_through_a_state_dict():
+    w = tg.tensor(np.ones(3, np.float16), requires_grad=True)
+    one, other = optim.Adam([w]), optim.Adam([w])
+    w.grad = tg.tensor(np.full(3, 1e-4, np.float16))
+    one.step()
+    other.load_state_dict(one.state_dict())
+    assert other.state_dict()["0.v"].dtype == np.float32
+    np.testing.assert_array_equal(other.state_dict()["0.v"], one.state_dict()["0.v"])
+    assert (other.state_dict()["0.v"] > 0).all()

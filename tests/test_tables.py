@@ -214,3 +214,61 @@ def test_rows_have_the_dtype_of_their_table():
     table([2, 1]).backward(np.ones((2, 2)))  # float64
     tg.sum(table([2, 1]).astype(np.float64) * np.ones((2, 2))).backward()
     assert table.weight.grad.dtype == table.weight.grad.values.dtype == np.float32
+
+
+USES = {
+    "asarray": np.asarray,
+    "times": lambda g: g * 2,
+    "of a float": lambda g: 0.1 * g,
+    "of a NumPy scalar": lambda g: np.float32(0.1) * g,
+    "of an array": lambda g: np.ones((5, 2)) - g,
+    "of a Tensor": lambda g: tg.tensor(np.ones((5, 2))) - 0.1 * g,
+    "operation": lambda g: tg.tensor(np.ones((5, 2))) * g,
+    "over": lambda g: g / 2,
+    "sum": lambda g: g + g,
+    "more": lambda g: 1 + g,
+    "less": lambda g: g - 1,
+    "rest": lambda g: 1 - g,
+    "square": lambda g: g**2,
+    "product": lambda g: g @ np.ones(2),
+    "product of Python's": lambda g: [1.0] @ g,
+    "size": abs,
+    "number": float,
+    "minus": lambda g: -g,
+    "row": lambda g: g[3],
+    "rows": list,
+    "ufunc": np.exp,
+    "norm": np.linalg.norm,
+    "our norm": tg.norm,
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_whoever_takes_rows_for_an_array_is_told_what_they_are(use):
+    table = nn.Embedding(5, 2, sparse=True)
+    tg.sum(table([3, 1, 3])).backward()
+    with pytest.raises(tg.DtypeError, match=r"RowGradient \(5, 2\).*2 rows[^$]*hint: grad.dense()"):
+        USES[use](table.weight.grad)
+
+
+def test_sparse_is_a_choice_of_two():
+    with pytest.raises(tg.DtypeError, match="sparse is str 'yes'"):
+        nn.Embedding(5, 2, sparse="yes")
+
+
+@given(seeds, st.sampled_from(TAKE_ROWS[1:]))
+def test_rows_of_a_float16_table_move_as_the_gradient_that_is_written_out(seed, drawn):
+    kind, chosen = drawn
+    rng, tables = np.random.default_rng(seed), two_tables(seed, 5)
+    for table in tables:
+        table.weight = tg.tensor(table.weight.array.astype(np.float16), requires_grad=True)
+    optimisers = [kind(table.parameters(), lr=0.1, **chosen) for table in tables]
+    for _ in range(3):
+        ids, g = rng.integers(0, 5, 4), 1e-4 * rng.normal(size=(4, 3)).astype(np.float16)
+        for table, optimiser in zip(tables, optimisers, strict=True):
+            optimiser.zero_grad()
+            table(ids).backward(g)
+            optimiser.step()
+    found = [table.weight.array for table in tables]
+    assert found[0].dtype == np.float16 and isinstance(tables[0].weight.grad, RowGradient)
+    np.testing.assert_array_equal(*found)

@@ -129,6 +129,14 @@ def expect_count(name: str, argument: str, value: object, least: int = 1) -> Non
         )
 
 
+def expect_bool(name: str, argument: str, value: object, hint: str) -> None:
+    """Raise DtypeError unless ``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise DtypeError(
+            f"{name}: {argument} is {described(value)}\n  expected: True or False\n  hint: {hint}"
+        )
+
+
 def expect_number(
     name: str, argument: str, value: Any, below: float = np.inf, hint: str = ""
 ) -> float:

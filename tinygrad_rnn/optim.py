@@ -50,7 +50,8 @@ class Optimizer:
     """What the optimisers share: the parameters, and for each a memory of the steps so far.
 
     A subclass names its ``settings``, says by ``remembered`` what a memory is made of, and moves a
-    parameter in ``move``.  ``lr`` may be set at any time.
+    parameter in ``move``.  ``lr`` may be set at any time.  The memory and the steps of float16 are
+    float32, for eps and the squares of most gradients are 0 in float16; the parameter is rounded.
     """
 
     settings: ClassVar[dict[str, type]]
@@ -119,14 +120,14 @@ class Optimizer:
         """Move the rows of ``w`` that have a gradient, as if they were all of it."""
         parts = {name: x[rows.ids] for name, x in memory.items()}
         moved = w[rows.ids]
-        self.move(moved, rows.values.astype(w.dtype, copy=False), **parts)
+        self.move(moved, rows.values.astype(_step_dtype(w), copy=False), **parts)
         w[rows.ids] = moved
         for name, x in parts.items():
             memory[name][rows.ids] = x
 
     def _move_all(self, w: Any, grad: Tensor, memory: Memory) -> None:
         """Move ``w`` block by block."""
-        g = grad.array.astype(w.dtype, copy=False)
+        g = grad.array.astype(_step_dtype(w), copy=False)
         if "t" in memory:
             memory["t"] = memory["t"] + 1
         w, g = w.reshape(-1), g.reshape(-1)
@@ -378,8 +379,13 @@ class AdamW(Adam):
         self.adapt(w, g, int(t), m, v)
 
 
+def _step_dtype(w: Any) -> Any:
+    """The dtype in which ``w`` is moved: its own, or float32 if that is narrower."""
+    return np.result_type(w.dtype, np.float32)
+
+
 def _zeros(w: Any) -> Any:
-    return backend_of(w).zeros(w.shape, w.dtype)
+    return backend_of(w).zeros(w.shape, _step_dtype(w))
 
 
 # ---- what may be passed ------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from .backward import is_rows
 from .costs import Key, Profile, Scene, Use
 from .cotangents import Sum, Term
 from .engine import Node, Operation, Rule
-from .errors import DtypeError, described
+from .errors import expect_bool
 from .meter import Meter, plain, timed
 from .observer import observing
 from .place import loop_line
@@ -47,11 +47,8 @@ def profile(steps: bool = False) -> Iterator[Profile]:
     In a profile inside another the inner one looks on alone.  SettingError if ``detect_anomaly`` is
     on, for its checks would be timed.
     """
-    if not isinstance(steps, bool):
-        raise DtypeError(
-            f"profile(steps): {described(steps)}\n  expected: True or False\n"
-            "  hint: with tg.profile() as p: loss = model(x), and print(p) below the block"
-        )
+    hint = "with tg.profile() as p: loss = model(x), and print(p) below the block"
+    expect_bool("profile", "steps", steps, hint)
     profiler = Profiler(steps)
     found = profiler.found
     with observing(profiler):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from .backend import backend_of
 from .cotangents import Sum, Term
+from .errors import DtypeError
 from .linear import Placed, to_device
 
 
@@ -43,6 +44,19 @@ class RowGradient(Placed):
         """These rows on another device."""
         values, ids = (to_device(x, device) for x in (self.values, self.ids))
         return RowGradient(values, ids, self.shape, once=True)
+
+    def __array__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise DtypeError(
+            f"a RowGradient {self.shape} is no array: it is the {len(self.ids)} rows, of a table"
+            " with sparse=True, that have a gradient\n"
+            "  hint: grad.dense() is all of it, an array; grad.values are its rows, grad.ids their"
+            " places"
+        )
+
+
+_OTHERS = "neg abs float getitem add radd sub rsub mul rmul truediv pow matmul array_ufunc"
+for _name in _OTHERS.split():  # whoever computes with it is told what it is
+    setattr(RowGradient, f"__{_name}__", RowGradient.__array__)
 
 
 def rows_added_up(terms: Sequence[Placed]) -> RowGradient:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..arithmetic import sqrt
-from ..errors import ShapeError, described, expect_count, expect_number
+from ..errors import ShapeError, described, expect_bool, expect_count, expect_number
 from ..functional import dropout, embedding
 from ..products import conv1d
 from ..random import given_rng
@@ -107,6 +107,7 @@ class Embedding(Module):
         sparse: bool = False,
     ) -> None:
         expect_sizes(self, num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        expect_bool("Embedding", "sparse", sparse, "sparse=True keeps the gradient as rows")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.sparse = sparse
         table = given_rng(rng).standard_normal((num_embeddings, embedding_dim))
