@@ -231,7 +231,7 @@ USES = {
     "rest": lambda g: 1 - g,
     "square": lambda g: g**2,
     "product": lambda g: g @ np.ones(2),
-    "product of Python's": lambda g: [1.0] @ g,
+    "product from the left": lambda g: np.ones(5) @ g,
     "size": abs,
     "number": float,
     "minus": lambda g: -g,
