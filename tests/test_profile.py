@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from benchmarks import memory
-from tinygrad_rnn import engine, meter
+from tinygrad_rnn import engine, meter, readout
 from tinygrad_rnn.cotangents import Sum
 from tinygrad_rnn.linear import Placed
 from tinygrad_rnn.observer import OBSERVER, Observer, observing
@@ -70,7 +70,6 @@ def deferred_trees(net):
 
 
 X = np.random.default_rng(0).standard_normal((60, 3, 8), np.float32)
-ROWS = np.random.default_rng(1).standard_normal((3, 512), np.float32)
 FOREST = tg.Structure.trees([(("a", "b"), "c"), ("d", "e")])
 PROGRAMS = {  # by name, a Module and what is done with it
     "LSTM": (lambda: tg.nn.LSTM(8, 5, num_layers=2, bidirectional=True), lambda net: net(X)[0]),
@@ -89,7 +88,6 @@ PROGRAMS = {  # by name, a Module and what is done with it
         lambda: tg.nn.Linear(8, 9),
         lambda net: tg.cross_entropy(net(X[:6]), np.arange(18).reshape(6, 3) % 9),
     ),
-    "blocks of columns": (lambda: tg.nn.Linear(512, 300), lambda net: net(ROWS)),
     "deferred": (lambda: tg.nn.RecursiveCell(4, 5), deferred_trees),
 }
 
@@ -163,6 +161,31 @@ def test_no_product_of_a_layer_is_missed(kind, G, T, steps):
     products = T * B * G * H * (D + H)  # of the way forward; back, one for each of their factors
     assert sum(use.flops for use in p.operations.values()) == 3 * 2 * products
     assert p.modules[kind].flops == 3 * 2 * products
+
+
+@given(
+    n=st.integers(1, 20),
+    k=st.sampled_from([128, 512]),
+    m=st.sampled_from([256, 300]),
+    dtype=st.sampled_from("fd"),
+)
+def test_a_product_of_few_rows_is_counted_once_whether_in_blocks_or_not(n, k, m, dtype):
+    """Of the flops, all; and no bit differs, so the blocks are those that there are without."""
+    rng = np.random.default_rng(n)
+    arrays = [rng.standard_normal(shape).astype(dtype) for shape in [(n, k), (m, k), (m,)]]
+
+    def pulled():
+        x, weight, bias = (tg.tensor(x, requires_grad=True) for x in arrays)
+        y = readout.affine(x, weight, bias)
+        tg.sum(y * y).backward()
+        return [y.array, *[one.grad.array for one in (x, weight, bias)]]
+
+    expected = pulled()
+    with tg.profile() as p:
+        found = pulled()
+    assert sum(use.flops for use in p.operations.values()) == 3 * 2 * n * k * m
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other, strict=True)
 
 
 @given(st.integers(1, 5), st.integers(1, 5), st.integers(1, 5), st.sampled_from("fdFDgei"))
@@ -484,6 +507,29 @@ def test_layers_run_step_by_step_if_asked():
     assert [*p.steps] == [0, 1, 2, 3, 4] and all(use.backward > 0 for use in p.steps.values())
 
 
+@pytest.mark.parametrize("kind", ["RNN", "GRU", "LSTM"])
+def test_layers_and_directions_are_no_steps(kind):
+    net = getattr(tg.nn, kind)(3, 4, num_layers=2, bidirectional=True)
+    x = np.ones((5, 2, 3), np.float32)
+    with tg.profile() as p:
+        tg.sum(net(x)[0]).backward()
+    assert p.steps == {}
+    with tg.profile() as p:
+        tg.sum(net(x)[0]).backward()
+    assert p.operations["add"].calls > 4 and p.steps == {}  # gradients, to those there were
+    with tg.profile() as p:
+        state = None
+        for t in range(5):
+            y, state = net(x[t : t + 1], state)
+        tg.sum(y).backward()
+    assert [*p.steps] == [0, 1, 2, 3, 4]
+    calls = [use.calls for use in p.steps.values()]
+    assert len({*calls[1:-1]}) == 1 and calls[0] > 4
+    with tg.profile(steps=True) as p:
+        tg.sum(net(x)[0]).backward()
+    assert [*p.steps] == [0, 1, 2, 3, 4]
+
+
 # ---- bytes ---------------------------------------------------------------------------------------
 
 
@@ -604,3 +650,18 @@ def test_a_table_has_few_rows_and_says_what_is_left_out():
     rows = text[text.index("step ") :].splitlines()[2:]
     assert [row.split()[0] for row in rows][::24] == ["0", "99"] and rows[-1] == "(75 more)"
     assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize(
+    ("size", "shown"), [(20, "0.16 kB"), (10**6, "8000.00 kB"), (2 * 10**6, "16.00 MB")]
+)
+def test_bytes_are_told_in_a_unit_that_shows_digits(size, shown):
+    x = tg.tensor(np.ones(size), requires_grad=True)
+    with tg.profile() as p:
+        tg.sum(tg.exp(x)).backward()
+    number, unit = shown.split()
+    rows = [line.split() for line in str(p).splitlines()]
+    (row,) = [row for row in rows if row[:1] == ["exp"]]
+    assert row[-3:] == [number] * 3  # made, sent and kept
+    assert f"at most {shown} of results" in str(p)
+    assert [unit] * 3 in [row[-3:] for row in rows]

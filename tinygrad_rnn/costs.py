@@ -105,8 +105,8 @@ class Profile:
         """What was called in each time step: the height in a ``fold``, the pass through a loop.
 
         Both count from 0.  Passes are those of a line since the last backward pass; a line that is
-        passed once is in no step.  Loops inside of a layer count too: of one that runs as one
-        operation, the passes are its directions.  ``total`` is ``forward`` and ``backward``.
+        passed once is in no step.  What a layer does in one operation for all time steps is in that
+        of its call.  ``total`` is ``forward`` and ``backward``.
         """
         found: dict[int, Use] = {}
         for (_, scene), use in self._ended().items():
@@ -138,13 +138,15 @@ class Profile:
         modules = {name or "(outside)": use for name, use in self.modules.items()}
         steps = {str(t): use for t, use in self.steps.items()}
         shown = np.linspace(0, max(0, len(steps) - 1), _ROWS).round().astype(int).tolist()
+        unit, name_of_unit = _unit(self.peak)
         lines = [
             f"profile: {_ms(self.wall)} ms",
             f"  {_ms(whole.own)} in operations: forward {_ms(whole.forward)}, backward"
             f" {_ms(whole.backward)}; inside BLAS {_ms(whole.blas)}, {_speed(whole)} GFLOP/s",
             f"  {_ms(self.python)} in the engine and in your own Python",
             f"  {_ms(self.overhead)} in the profile itself, in no other figure",
-            f"kept for the way back: at most {_mb(self.peak)} MB of results at a time",
+            f"kept for the way back: at most {self.peak / unit:.2f} {name_of_unit} of results at a"
+            " time",
             *_table("operation", self.operations, range(_ROWS)),
             *_table("module", modules, range(_ROWS)),
             *_table("step", steps, shown),
@@ -155,13 +157,14 @@ class Profile:
 def _table(title: str, rows: dict[str, Use], shown: Any) -> list[str]:
     """The lines of a table: a row for each of the ``rows`` in the places ``shown``."""
     heads = ["calls", "forward", "backward", "total", "BLAS", "GFLOP/s", "made", "sent", "kept"]
-    units = ["", "ms", "ms", "ms", "", "", "MB", "MB", "MB"]
+    unit, name_of_unit = _unit(max([0, *[max(x.made, x.sent, x.kept) for x in rows.values()]]))
+    units = ["", "ms", "ms", "ms", "", "", *[name_of_unit] * 3]
     table = [[title, *heads], ["", *units]]
     for i, (name, use) in enumerate(rows.items()):
         if i in shown:
             seconds = [_ms(x) for x in (use.forward, use.backward, use.total)]
             share = f"{use.blas / use.own:.0%}" if use.own else "-"
-            sizes = [_mb(x) for x in (use.made, use.sent, use.kept)]
+            sizes = [f"{x / unit:.2f}" for x in (use.made, use.sent, use.kept)]
             table.append([name, str(use.calls), *seconds, share, _speed(use), *sizes])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines = [
@@ -176,8 +179,9 @@ def _ms(seconds: float | None) -> str:
     return f"{1e3 * (seconds or 0.0):.2f}"
 
 
-def _mb(size: int) -> str:
-    return f"{size / 1e6:.2f}"
+def _unit(size: int) -> tuple[float, str]:
+    """The unit in which ``size`` bytes, the most of all, are told."""
+    return (1e6, "MB") if size >= 1e7 else (1e3, "kB")
 
 
 def _speed(use: Use) -> str:

@@ -114,14 +114,16 @@ def caller() -> str:
     return "an unknown line"
 
 
-def loop_line() -> tuple[int, ...]:
+def loop_line() -> tuple[int, ...] | None:
     """The calls that lead to here from the last few lines of the user's, as numbers.
 
-    They are the same numbers when a loop passes them again.
+    They are the same numbers when a loop passes them again.  None where gradients are added up.
     """
     calls: list[int] = []
     left = _LINES
     for frame, module in _frames():
+        if module == f"{_OURS}.backward":
+            return None
         calls += id(frame.f_code), frame.f_lasti
         left -= _is_users(module)
         if not left:

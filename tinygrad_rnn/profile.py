@@ -124,9 +124,11 @@ class Profiler(Meter):
         outer = self.scene
         path = self._path(module)
         self.found.entered[path] += 1
+        own_loops = getattr(module, "loops_over_time", True)
+        inner = Scene(path, outer.step if own_loops else self._of_line().step)
 
         def run(*args: Any, **kwargs: Any) -> Any:
-            self.scene = Scene(path, outer.step)
+            self.scene = inner
             try:
                 return module.forward(*args, **kwargs)
             finally:
@@ -231,9 +233,10 @@ class Profiler(Meter):
 
     def _of_line(self) -> Scene:
         """This scene; where it has no step yet, that is the pass through the user's line."""
-        if self.scene.step is not None:
+        calls = None if self.scene.step is not None else loop_line()
+        if calls is None:
             return self.scene
-        line = self.scene.module, loop_line()
+        line = self.scene.module, calls
         self.passes[line] += 1
         if self.passes[line] > 1:
             self.found.loops.add(line)

@@ -81,6 +81,8 @@ class Recurrent(Module):
     """
 
     cell_class: ClassVar[type[Cell]]
+    loops_over_time = False
+    """Its own loops are over layers and directions, and a profile takes none of them for a step."""
 
     def __init__(
         self,
