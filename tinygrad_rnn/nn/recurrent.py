@@ -81,8 +81,7 @@ class Recurrent(Module):
     """
 
     cell_class: ClassVar[type[Cell]]
-    loops_over_time = False
-    """Its own loops are over layers and directions, and a profile takes none of them for a step."""
+    loops_over_time = False  # a profile counts calls of a layer as steps, none of its directions
 
     def __init__(
         self,
