@@ -119,6 +119,9 @@ REFUSED = {
     "a number": (lambda: tg.deferred(lambda x: 1.0)(ones).value, DtypeError, "returned float 1.0"),
     "nothing": (lambda: tg.deferred(lambda x: ())(ones).value, DtypeError, "a Tensor or an"),
     "a dict": (lambda: same({"a": 1}).value, DtypeError, "an argument is dict"),
+    "a long integer": (lambda: same(2**70).value, DtypeError, r"is int 118\d+\n  expected: whole"),
+    "one too many": (lambda: same(2**63).value, DtypeError, "is int 9223372036854775808"),
+    "one too few": (lambda: same(-(2**63) - 1).value, DtypeError, "is int -9223372036854775809"),
     "a third part": (lambda: pair(ones)[2].value, DeferredError, "part 2 of .*2 arrays\n"),
     "part of an array": (lambda: same(same(ones)[0]).value, DeferredError, "returned 1 array\n"),
     "shapes that differ": (

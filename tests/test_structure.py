@@ -327,12 +327,21 @@ def test_trees_that_unfold_without_end_are_refused(monkeypatch):
     for _ in range(9):
         tree = (tree, tree)
     assert len(Structure.trees([tree])) == 1023
+    with pytest.raises(ShapeError, match="more than 1,023 nodes"):
+        Structure.trees([tree, "one more"])
     for _ in range(51):
         tree = (tree, tree)
     with pytest.raises(
         ShapeError, match=r"more than 1,023 nodes\n(.*\n)*.*a subtree that occurs twice"
     ):
         Structure.trees([tree])
+
+
+def test_chains_have_as_many_steps_as_they_may(monkeypatch):
+    monkeypatch.setattr(structure, "_MOST_NODES", 10)
+    assert len(Structure.chains([4, 6])) == 10
+    with pytest.raises(ShapeError, match="11 steps together\n  expected: 10 at most"):
+        Structure.chains([4, 7])
 
 
 REFUSED = {

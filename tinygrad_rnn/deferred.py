@@ -384,8 +384,24 @@ def _batch(column: list[Any]) -> Any:
     if _is_array(first):
         return linear.stack(column)
     if _is_number(first):
-        return np.array(column, np.intp if isinstance(first, (int, np.integer)) else np.float32)
+        return _numbers(column)
     return first
+
+
+def _numbers(column: list[Any]) -> np.ndarray:
+    """The numbers (n,), integers or float32."""
+    if not isinstance(column[0], (int, np.integer)):
+        return np.array(column, np.float32)
+    try:
+        return np.array(column, np.intp)
+    except OverflowError as error:
+        whole = np.iinfo(np.intp)
+        wide = next(x for x in column if not whole.min <= x <= whole.max)
+        raise DtypeError(
+            f"deferred: an argument is {described(int(wide))}\n"
+            f"  expected: whole numbers of {whole.bits} bits at most, as arrays have them\n"
+            "  hint: float(x) if it is a quantity; an id counts the rows of a table"
+        ) from error
 
 
 def _gathered(handles: Sequence[Any]) -> Any:
