@@ -36,8 +36,7 @@ GUARDS = {  # what is cut out of the copy, line by line
         "    if observer is not None:\n"
         "        arrive, settle = observer.watching(arrive), observer.settling(settled)\n": "",
         "            g = settle(node, g, keeps)\n": "            g = settled(node, g, keeps)\n",
-        "        edges = node.edges if observer is None else observer.edges(node)\n": "",
-        "in edges:": "in node.edges:",
+        "        if observer is not None:\n            edges = observer.edges(node)\n": "",
     },
     "optim.py": {"        if check_finite:\n": "        if False:\n"},
 }

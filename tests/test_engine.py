@@ -290,6 +290,32 @@ def test_gradients_from_grad_are_apart_even_for_one_input_given_twice():
     assert_apart(seed.array, x.array, *[g.array for g in found])
 
 
+@pytest.mark.parametrize("uses", [2, 3, 4, 5])
+def test_a_sum_of_cotangents_is_written_into_no_array_of_others(uses):
+    seen = []
+
+    @tg.op(x=lambda g: seen.append((g, g.copy())) or g)
+    def step(x):
+        return x * 1
+
+    x, g = leaf(3), np.array([1.0, -2.0, 0.5])
+    (functools.reduce(lambda y, _: y + step(x), range(uses), 0.0)).backward(g)
+    np.testing.assert_array_equal(x.grad.array, uses * g)
+    assert len(seen) == uses
+    for shown, before in seen:
+        np.testing.assert_array_equal(shown, before)
+
+
+def test_a_sum_of_cotangents_of_two_precisions_is_rounded_in_the_end():
+    x = tg.tensor(np.ones(2, np.float32), requires_grad=True)
+    little = np.full(2, 2.0**-25)  # float64: three are more than half of the last digit of 1
+    littles = [tg.sum(x * little) for _ in range(3)]
+    halves = [tg.sum(x * np.float32(0.5)) for _ in range(2)]  # newer, and so the first to arrive
+    sum(littles + halves).backward()
+    np.testing.assert_array_equal(x.grad.array, np.float32(1 + 3 * 2.0**-25))
+    assert x.grad.array[0] > 1
+
+
 def test_accumulating_leaves_the_earlier_gradient_object_alone():
     # An engine that adds in place changes what the user kept from the first call.
     x = ones(3)

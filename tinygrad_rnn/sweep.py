@@ -37,6 +37,7 @@ def sweep(
     cotangents: dict[Node, Any] = {}
     queue: list[tuple[int, Node]] = []
     found: dict[Node, Any] = {}
+    summed: set[Node] = set()  # those whose cotangent is an array that was made here
 
     def arrive(node: Node, g: Any, source: Node) -> None:
         """Add ``g``, which came along the edge from ``source``, to the cotangent of ``node``."""
@@ -44,11 +45,16 @@ def sweep(
             raise changed(node, source)
         if type(g) is not ndarray or g.shape != node.shape:
             g = fitted(g, node, source, kind)
-        if node in cotangents:
-            cotangents[node] = add(cotangents[node], g)
-        else:
+        if node not in cotangents:
             cotangents[node] = g
             heappush(queue, (-node.birth, node))  # the newest node is the first
+            return
+        total = cotangents[node]
+        if node in summed and type(total) is type(g) is ndarray and total.dtype is g.dtype:
+            total += g
+        else:
+            cotangents[node] = add(total, g)
+            summed.add(node)
 
     observer, settle = OBSERVER.get(), settled
     if observer is not None:
@@ -68,9 +74,11 @@ def sweep(
                 found[node] = g
                 if needed is not None and needed.isdisjoint(node.parents()):
                     continue  # nothing below is asked for, so nothing below is used up
-        if type(node.edges) is Freed:
-            raise node.edges.error(node, any(node is root for root, _ in roots))
-        edges = node.edges if observer is None else observer.edges(node)
+        edges = node.edges
+        if type(edges) is Freed:
+            raise edges.error(node, any(node is root for root, _ in roots))
+        if observer is not None:
+            edges = observer.edges(node)
         try:
             for parent, rule, values in edges:
                 if kind is not None:
