@@ -75,6 +75,11 @@ class DyNet(Training):
         return loss.value()
 
 
+def rows(x):
+    """The rows of a matrix as a batch; DyNet takes a batch of one for a matrix that it is not."""
+    return dy.inputTensor(x.T, batched=True) if len(x) > 1 else dy.inputVector(x[0])
+
+
 class Layer(DyNet):
     """One layer in one direction, its input tracked; a batch is DyNet's own."""
 
@@ -87,9 +92,9 @@ class Layer(DyNet):
 
     def loss(self, batch):
         dy.renew_cg()
-        self.inputs = [dy.inputTensor(x.T, batched=True) for x in self.x]
+        self.inputs = [rows(x) for x in self.x]
         hs = self.states(self.inputs, "_l0")
-        weights = [dy.inputTensor(g.T, batched=True) for g in self.g]
+        weights = [rows(g) for g in self.g]
         return dy.sum_batches(
             dy.esum([dy.dot_product(h, g) for h, g in zip(hs, weights, strict=True)])
         )
