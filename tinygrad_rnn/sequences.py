@@ -178,12 +178,17 @@ def _projected(x, weight, bias):
     return u
 
 
+# An array, as NumPy spends longer on what to make of a number than on as few products as are here.
+_HALF = {np.dtype(kind): np.array(0.5, kind) for kind in np.typecodes["Float"]}
+
+
 def _sigmoid(a):
     """``sigmoid(a) = (tanh(a / 2) + 1) / 2`` in place."""
-    a *= 0.5
+    half = _HALF[a.dtype]
+    a *= half
     np.tanh(a, out=a)
-    a *= 0.5
-    a += 0.5
+    a *= half
+    a += half
 
 
 def _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked):
@@ -208,7 +213,10 @@ def _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked):
         before[rows][:going] = outputs[rows_before]
         before[rows][going:] = h[going:n]
     g_x = du.T @ weight_ih if x_is_tracked else None
-    return g_x, OuterProduct(du.T, x), OuterProduct(dw.T, before), du.sum(1), dw.sum(1)
+    ones = np.ones(N, dtype)  # a product adds up faster than a sum
+    of_bias = du @ ones
+    of_biases = of_bias, of_bias if dw is du else dw @ ones
+    return g_x, OuterProduct(du.T, x), OuterProduct(dw.T, before), *of_biases
 
 
 # ---- LSTM --------------------------------------------------------------------------------------
@@ -236,7 +244,7 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
     outputs, _, _, kept = y
     (_, H), W_T = h.shape, weight_hh.T
     dh, dc = _buffer(g_h, h.shape, x.dtype), _buffer(g_c, h.shape, x.dtype)
-    room = np.empty(8 * h.size, x.dtype)
+    room, one = np.empty(8 * h.size, x.dtype), np.array(1, x.dtype)
 
     def step(rows, dh):
         n = dh.shape[1]
@@ -247,7 +255,7 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
         mine = dc[:, :n]
         np.multiply(dh, t, out=do)
         np.multiply(t, t, out=slope)
-        np.subtract(1, slope, out=slope)
+        np.subtract(one, slope, out=slope)
         slope *= o
         slope *= dh
         mine += slope
@@ -255,10 +263,10 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
         np.multiply(mine, c, out=df)
         np.multiply(mine, i, out=dg)
         mine *= f
-        np.subtract(1, block[:4], out=slopes)  # of a sigmoid s: s (1 - s)
+        np.subtract(one, block[:4], out=slopes)  # of a sigmoid s: s (1 - s)
         slopes *= block[:4]
         np.multiply(g, g, out=slopes[2])  # of a tanh g: 1 - g^2
-        np.subtract(1, slopes[2], out=slopes[2])
+        np.subtract(one, slopes[2], out=slopes[2])
         of_a *= slopes
         of_a = of_a.reshape(4 * H, n)
         np.matmul(W_T, of_a, out=dh)
@@ -324,7 +332,7 @@ def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course
     outputs, _, kept = y
     (_, H), W_T = h.shape, weight_hh.T
     dh = _buffer(g_h, h.shape, x.dtype)
-    room = np.empty(9 * h.size, x.dtype)
+    room, one = np.empty(9 * h.size, x.dtype), np.array(1, x.dtype)
 
     def step(rows, dh):
         n = dh.shape[1]
@@ -334,13 +342,13 @@ def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course
         (dr, dz, dn), slope = of_u, slopes[2]
         np.subtract(h, offer, out=dz)
         dz *= dh
-        np.subtract(1, z, out=dn)
+        np.subtract(one, z, out=dn)
         dn *= dh
         np.multiply(offer, offer, out=slope)
-        np.subtract(1, slope, out=slope)
+        np.subtract(one, slope, out=slope)
         dn *= slope
         np.multiply(dn, w, out=dr)
-        np.subtract(1, block[:2], out=slopes[:2])
+        np.subtract(one, block[:2], out=slopes[:2])
         slopes[:2] *= block[:2]
         of_u[:2] *= slopes[:2]
         of_w[:2] = of_u[:2]
