@@ -98,6 +98,19 @@ def test_gates_of_a_gru_that_do_not_fit_are_refused(shapes):
         fused.gru_gates(*map(np.ones, shapes))
 
 
+@pytest.mark.parametrize("wrong", [None, 3.0, (1.0, 2.0), np.ones(())], ids=repr)
+def test_what_has_no_last_axis_is_refused_as_gates_and_as_a_state(wrong):
+    a, h = np.ones((1, 6)), np.ones((1, 2))
+    for place in range(3):
+        arguments = [a, a, h]
+        arguments[place] = wrong
+        with pytest.raises(ShapeError, match=r"gru_gates: u .*, w .*, h "):
+            fused.gru_gates(*arguments)
+    for arguments in ([wrong], [wrong, h], [np.ones((1, 8)), wrong]):
+        with pytest.raises(ShapeError, match=r"lstm_gates: a .*, memories"):
+            fused.lstm_gates(*arguments)
+
+
 @pytest.mark.parametrize("shapes", [((4, 13), (4, 3)), ((4, 12), (4, 2)), ((4, 12), (4, 1))])
 def test_gates_that_do_not_fit_the_memories_are_refused(shapes):
     with pytest.raises(ShapeError, match=r"lstm_gates: a .*\n  expected: a .*4H"):

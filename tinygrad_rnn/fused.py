@@ -21,6 +21,12 @@ from .linear import concatenate, split
 
 __all__ = ["gru_gates", "gru_gates_defined", "lstm_gates", "lstm_gates_defined"]
 
+
+def _side(x):
+    """The length of the last axis of ``x``, -1 if it has none."""
+    return (getattr(x, "shape", ()) or (-1,))[-1]
+
+
 # ---- the gates of an LSTM ----------------------------------------------------------------------
 
 
@@ -99,13 +105,13 @@ def _blocks(a, cs):
 
 @op(_pulled_back)
 def _lstm_gates(a, *cs):
-    H, rest = divmod(a.shape[-1], len(cs) + 3)
-    if rest or any(getattr(c, "shape", ())[-1:] != (H,) for c in cs):
+    H, rest = divmod(_side(a), len(cs) + 3)
+    if rest or [c for c in cs if _side(c) != H]:
         hint = "the blocks of a are i, an f for each memory, g and o"
         if any(isinstance(c, (tuple, list)) for c in cs):
             hint = "of a state (h, c) pass c alone"
         raise ShapeError(
-            f"lstm_gates: a {a.shape}, memories {', '.join(map(described, cs)) or 'none'}\n"
+            f"lstm_gates: a {described(a)}, memories {', '.join(map(described, cs)) or 'none'}\n"
             f"  expected: a (..., {len(cs) + 3}H), memories (..., H)\n  hint: {hint}"
         )
     gates = np.tanh(0.5 * a)  # sigmoid(a) = (tanh(a / 2) + 1) / 2
@@ -163,10 +169,10 @@ def _gru_pulled_back(gs, y, w, h):
 
 @op(_gru_pulled_back)
 def _gru_gates(u, w, h):
-    H = h.shape[-1]
-    if not u.shape[-1] == w.shape[-1] == 3 * H:
+    H = _side(h)
+    if not _side(u) == _side(w) == 3 * H:
         raise ShapeError(
-            f"gru_gates: u {u.shape}, w {w.shape}, h {h.shape}\n"
+            f"gru_gates: u {described(u)}, w {described(w)}, h {described(h)}\n"
             "  expected: u and w (..., 3H), h (..., H)\n"
             "  hint: the blocks of u and w are r, z and n"
         )

@@ -215,6 +215,8 @@ class Placed(Term):
 
 @op(x=lambda g, index, x_shape: Placed(g, index, x_shape))
 def _getitem(x, index):
+    if type(index) is np.ndarray is type(x) and index.dtype == np.intp and x.flags.c_contiguous:
+        return x.take(index, 0) if x.ndim else x[index]  # in half the time
     return x[index]
 
 

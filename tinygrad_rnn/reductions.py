@@ -91,7 +91,7 @@ def below_top(x, axis):
 def log_sum_exp(x, axis):
     """``log(sum(exp(x)))`` along ``axis``, which stays, of length 1; -inf if all are -inf."""
     with np.errstate(divide="ignore"):
-        return np.log(np.sum(np.exp(x), axis, keepdims=True))
+        return np.log(np.exp(x).sum(axis, keepdims=True))
 
 
 @rounded_once
@@ -108,7 +108,7 @@ def logsumexp(x, axis=None, keepdims=False):
 def softmax(x, axis=-1):
     """``exp(x) / sum(exp(x))`` along ``axis``; zeros, with gradient 0, if every entry is -inf."""
     e = np.exp(below_top(x, axis)[0])
-    total = np.sum(e, axis, keepdims=True)
+    total = e.sum(axis, keepdims=True)
     return e / (total + (total == 0))
 
 
