@@ -974,6 +974,14 @@ def test_complex_payloads_stay_complex():
     np.testing.assert_allclose(g.array.imag / step, tg.grad(g1[0], x).array, rtol=1e-13)
 
 
+def test_a_leaf_that_another_array_is_assigned_to_keeps_the_dtype_of_its_gradient():
+    x = tg.tensor(np.ones(2, np.float32), requires_grad=True)
+    x.array = np.array([1.0, 1e-9])
+    tg.sum(x * x * x).backward()
+    assert x.dtype == np.float64 and x.grad.dtype == np.float32
+    np.testing.assert_array_equal(x.grad.array, np.float32([3.0, 3e-18]))
+
+
 @pytest.mark.parametrize("cotangent", [np.array(1j), tg.tensor(np.array(1j)), 1j], ids=type)
 def test_a_complex_cotangent_is_never_cast_to_real(cotangent):
     x = ones()

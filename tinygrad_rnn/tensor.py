@@ -94,7 +94,9 @@ def _has_numpy(data: Any) -> bool:
 class Tensor(TensorCore):
     """An array that remembers how it was made.
 
-    ``array`` is the value, a NumPy or CuPy array.  Make one with ``tinygrad_rnn.tensor``.
+    ``array`` is the value, a NumPy or CuPy array.  Make one with ``tinygrad_rnn.tensor``.  Another
+    array may be assigned to a leaf, of the shape and dtype that it was made with: these are its
+    gradient's.
     """
 
     __slots__ = ()
