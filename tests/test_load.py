@@ -128,8 +128,8 @@ def test_handles_that_are_dropped_before_they_run_do_not_add_up():
 
 
 def test_deep_graphs_are_dropped_without_recursion():
-    bench, before = soak.Bench(), soak.census()
     with soak.collector_off():
+        bench, before = soak.Bench(), soak.census()
         soak.deep(bench, 100_000)
         assert soak.census() == before
 
