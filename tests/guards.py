@@ -26,18 +26,21 @@ from tinygrad_rnn import (
 from tinygrad_rnn.nn import module
 
 from . import (
+    test_accidents,
     test_anomaly,
     test_checkpoints,
     test_choices,
-    test_engine,
     test_fetch,
     test_forged,
+    test_freed,
     test_golden_errors,
     test_hostile,
     test_hostile_objects,
+    test_memory,
     test_nn,
     test_optim,
     test_recompute,
+    test_recording,
     test_saving,
     test_training,
     test_versions,
@@ -82,15 +85,15 @@ SILENT_FAULTS = {
     ),
     "a freed graph is a graph without edges": (
         respelled(sweep.sweep, "node.edges = freed", "node.edges = ()"),
-        test_engine.test_a_freed_graph_says_where_it_was_freed_and_what_to_do,
+        test_freed.test_a_freed_graph_says_where_it_was_freed_and_what_to_do,
     ),
     "no_grad holds in every thread": (
         replaced(recording, "PAUSES", Shared(0)),
-        test_engine.test_no_grad_holds_for_its_thread_alone,
+        test_recording.test_no_grad_holds_for_its_thread_alone,
     ),
     "an index is not copied": (
         respelled(linear._frozen, "np.array(index)", "np.asarray(index)"),
-        test_engine.test_a_changed_index_array_does_not_reach_the_backward_pass,
+        test_memory.test_a_changed_index_array_does_not_reach_the_backward_pass,
     ),
     "tensor does not copy": (
         respelled(
@@ -142,7 +145,7 @@ SILENT_FAULTS = {
     ),
     "a leaf in the middle may be copied": (
         respelled(tg.Tensor._expect_apart, "not self.is_leaf", "False"),
-        test_engine.test_copies_of_leaves_are_leaves_and_results_refuse,
+        test_accidents.test_copies_of_leaves_are_leaves_and_results_refuse,
     ),
 }
 FILES = {

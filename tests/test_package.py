@@ -43,7 +43,6 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tests/test_sequences.py": "one subject: a layer in one operation, and when it is not",
     "tests/test_training.py": "one subject: all the ways in which a run can be stopped",
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",
-    "tests/test_engine.py": "one subject: the laws of recording and of the sweep",
     "tests/test_nn.py": "one subject: modules, layers and cells",
     "tests/test_profile.py": "one subject: what a profile counts, and that it changes nothing",
     "tests/test_optim.py": "one subject: the optimisers' formulas, and what they refuse",
