@@ -34,6 +34,15 @@ def test_the_way_back_through_a_stack_times_a_matrix(shape):
     np.testing.assert_allclose(y.grad.array, total, atol=1e-12)
 
 
+def test_a_product_over_no_entries():
+    # Legal in NumPy: (2, 3, 0) @ (0, 4) is all zeros.
+    a, b = (tg.tensor(np.ones(shape), requires_grad=True) for shape in ((2, 3, 0), (0, 4)))
+    y = a @ b
+    assert y.shape == (2, 3, 4) and not y.array.any()
+    tg.sum(y).backward()
+    assert a.grad.shape == a.shape and b.grad.shape == b.shape
+
+
 def test_cross_entropy_records_no_second_array_of_all_classes():
     logits = tg.tensor(np.zeros((3, 50), np.float32), requires_grad=True)
     nodes, seen = [tg.cross_entropy(logits, np.array([0, 7, 49])).node], []
