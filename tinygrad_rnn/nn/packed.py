@@ -7,13 +7,14 @@ that have one, and so on.  So each step is a slice, and those that go on are the
 from __future__ import annotations
 
 from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..sequences import Course
-from ..structure import Structure
+from ..structure import Structure, as_index
 
-__all__ = ["Packed", "packed_order"]
+__all__ = ["Layout", "Packed", "laid_out", "packed_order"]
 
 
 class Packed:
@@ -46,5 +47,36 @@ class Packed:
         return (self.chains.reversed(), self.first) if backward else (self.chains, self.last)
 
 
+class Layout(NamedTuple):
+    """Where the rows and the states of sequences, as they came, go in packed order.
+
+    Row i there is row ``place[i]`` of the matrix; its k-th sequence is number ``to_packed[k]``, and
+    sequence b the one of rank ``from_packed[b]``.
+    """
+
+    packed: Packed
+    place: Any
+    to_packed: Any
+    from_packed: Any
+
+    @property
+    def sequence(self) -> np.ndarray:
+        """Of each row in packed order, which sequence it belongs to."""
+        return np.arange(len(self.packed.first))[self.to_packed][self.packed.ranks]
+
+
 # So that lengths that come again, as in every epoch, cost nothing.
 packed_order = lru_cache(maxsize=64)(Packed)
+
+
+@lru_cache(maxsize=64)
+def laid_out(lengths: tuple[int, ...], padded: bool) -> Layout:
+    """The Layout of sequences of any ``lengths``: padded, (T, B) rows, or one after the other."""
+    steps = np.array(lengths)
+    order = np.argsort(-steps, kind="stable")
+    packed = packed_order(tuple(steps[order].tolist()))
+    first, stride = np.cumsum(steps) - steps, 1
+    if padded:
+        first, stride = np.arange(len(steps)), len(steps)
+    place = first[order[packed.ranks]] + stride * packed.steps
+    return Layout(packed, as_index(place), as_index(order), as_index(np.argsort(order)))
