@@ -116,6 +116,21 @@ def test_a_number_added_to_all_scores_changes_no_bit(losses_of, seed, k, dtype):
         np.testing.assert_array_equal(one, other, strict=True)
 
 
+@given(st.integers(0, 99), st.sampled_from([0.0, 1.0, 0.25]), st.sampled_from([-2, 0, 1, 2, 38]))
+def test_a_loss_of_two_classes_keeps_its_digits_however_sure_the_logit_is(seed, t, size):
+    """That of a right answer is exp(-x), which is below the last digit of x from 17 on."""
+    x = (3 * 10.0**size * np.random.default_rng(seed).uniform(-1, 1, 1)).astype("f")
+    leaf = tg.tensor(x, requires_grad=True)
+    loss = tg.binary_cross_entropy_with_logits(leaf, np.full(1, t, "f"))
+    loss.backward()
+    z = x.astype(np.longdouble)
+    with np.errstate(under="ignore", over="ignore"):
+        wrong, right = np.logaddexp(0, z), np.logaddexp(0, -z)
+        slope = (1 - t) / (1 + np.exp(-z)) - t / (1 + np.exp(z))
+    np.testing.assert_allclose(loss.array, (t * right + (1 - t) * wrong)[0], 1e-6, 1e-37)
+    np.testing.assert_allclose(leaf.grad.array, slope, 0, 1e-6)
+
+
 def test_equal_scores_at_the_end_of_float32_are_equally_probable():
     """The logarithm of their sum, 3e38 in float32, has no digit left for log 3."""
     x = tg.tensor(np.full((1, 3), 3e38, "f"), requires_grad=True)

@@ -145,7 +145,7 @@ def sigmoid(x):
 def softplus(x):
     """``log(1 + exp(x))``, written so that no exponent is positive."""
     positive = np.where(x > 0, x, 0.0)
-    return positive + np.log1p(np.exp(x - 2 * positive))
+    return positive + np.log1p(np.exp(x - positive - positive))
 
 
 @op(x=lambda g, x: where(x > 0, g, 0.0))

@@ -138,7 +138,7 @@ def binary_cross_entropy_with_logits(logits, targets):
     name = "binary_cross_entropy_with_logits"
     logits, targets = _alike(name, logits=logits, targets=targets)
     _expect_probabilities(name, "targets", targets, _LABELS)
-    return mean(softplus(logits) - logits * targets)
+    return mean(targets * softplus(-logits) + (1 - targets) * softplus(logits))
 
 
 def binary_cross_entropy(p, targets):
