@@ -40,8 +40,9 @@ def affine(x, weight, bias):
     bias=lambda g: g,
 )
 def _affine(x, weight, bias):
-    y = product(rows_of(x), weight.T).reshape((*x.shape[:-1], weight.shape[0]))
-    return np.add(y, bias, out=y) if y.dtype == bias.dtype else y + bias
+    y = product(rows_of(x), weight.T)
+    y = np.add(y, bias, out=y) if y.dtype == bias.dtype else y + bias
+    return y if x.ndim == 2 else y.reshape((*x.shape[:-1], weight.shape[0]))
 
 
 # ---- their loss --------------------------------------------------------------------------------
