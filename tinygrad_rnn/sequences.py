@@ -23,8 +23,9 @@ And a step allocates little: what it computes goes to where it is kept, or where
 
 from __future__ import annotations
 
+from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -52,29 +53,27 @@ __all__ = [
 NONLINEARITIES = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid}
 
 
-class Step(NamedTuple):
-    """The ``rows`` of one step, their number n, and the rows of the states ``before`` it.
-
-    Of its n sequences those that have no row before begin with it.
-    """
-
-    rows: slice
-    n: int
-    before: slice
-
-
 class Course:
-    """The steps of packed rows, ``counts[t]`` at time t, as one direction goes through them."""
+    """The steps of packed rows, ``counts[t]`` at time t, as one direction goes through them.
+
+    ``steps`` are of each its rows, and how many they are.
+    """
 
     def __init__(self, counts: Any, backward: bool) -> None:
         times = [slice(*ends) for ends in pairwise([0, *np.cumsum(counts).tolist()])]
-        self.steps: list[Step] = []
-        before = slice(0, 0)
-        for rows in reversed(times) if backward else times:
-            count = rows.stop - rows.start
-            before = slice(before.start, min(before.stop, before.start + count))
-            self.steps.append(Step(rows, count, before))
-            before = rows
+        times = times[::-1] if backward else times
+        self.steps = [(rows, rows.stop - rows.start) for rows in times]
+
+    @cached_property
+    def before(self) -> np.ndarray:
+        """For each row, where the h before it is: among B initial ones and, after them, outputs."""
+        counts = [n for _, n in self.steps]
+        B, before = max(counts), np.empty(sum(counts), np.intp)
+        buffer = np.arange(B)
+        for rows, n in self.steps:
+            before[rows] = buffer[:n]
+            buffer[:n] = np.arange(B + rows.start, B + rows.stop)
+        return before
 
 
 def fits(*arguments: Any) -> bool:
@@ -117,7 +116,7 @@ def elman_defined(x, weight_ih, weight_hh, bias, h, course, nonlinearity="tanh")
 def _over(course, step, u, *states: Any):
     """The outputs and the final states of ``states = step(u, *states)`` over time."""
     outputs = {}
-    for rows, n, _ in course.steps:
+    for rows, n in course.steps:
         new = step(u[rows], *[state[:n] for state in states])
         outputs[rows.start] = new[0]
         states = tuple([concatenate([a, b[n:]]) for a, b in zip(new, states, strict=True)])
@@ -154,10 +153,9 @@ def _by_definition(defined, gs, arguments, *others):
 # ---- what the three have in common -------------------------------------------------------------
 
 
-def _keeps(*arguments):
-    """Whether a call with these arguments is recorded, and whether its first one is tracked."""
-    tracked = [getattr(x, "node", None) is not None for x in arguments]
-    return is_recording() and any(tracked), tracked[0]
+def _is_tracked(*arguments):
+    """Whether a cotangent will be wanted of one of them."""
+    return is_recording() and any(getattr(x, "node", None) is not None for x in arguments)
 
 
 def _columns(rows):
@@ -191,27 +189,24 @@ def _sigmoid(a):
     a += half
 
 
-def _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked):
-    """The cotangents of x, U, W and of their biases; ``dh`` becomes that of the initial h.
+def _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked):
+    """The cotangents of x, U, W and of their biases; ``of_h`` becomes that of the initial h.
 
     ``step(rows, dh)`` is given the cotangent of the h that a step makes, (H, n); it puts that of
     the h before in its place, and returns those of U x and of W h, (kH, n) each.
     """
-    H, N, dtype = h.shape[1], len(x), x.dtype
-    before = np.empty((N, H), dtype)
+    N, dtype = len(x), x.dtype
+    before = np.concatenate([h, outputs])[course.before]
     du = dw = np.empty((len(weight_ih), N), dtype)  # one, while the two cotangents are the same
-    for rows, n, rows_before in reversed(course.steps):
-        mine = dh[:, :n]
+    for rows, n in reversed(course.steps):
+        dh = of_h[:, :n]
         if g_outputs is not None:
-            mine += g_outputs[rows].T
-        of_u, of_w = step(rows, mine)
+            dh += g_outputs[rows].T
+        of_u, of_w = step(rows, dh)
         du[:, rows] = of_u
         if of_w is not of_u:
             dw = np.empty_like(du) if dw is du else dw
             dw[:, rows] = of_w
-        going = rows_before.stop - rows_before.start
-        before[rows][:going] = outputs[rows_before]
-        before[rows][going:] = h[going:n]
     g_x = du.T @ weight_ih if x_is_tracked else None
     ones = np.ones(N, dtype)  # a product adds up faster than a sum
     of_bias = du @ ones
@@ -227,7 +222,7 @@ def lstm(x, weight_ih, weight_hh, bias, h, c, course):
     arguments = (x, weight_ih, weight_hh, bias, h, c)
     if not fits(*arguments):
         return lstm_defined(*arguments, course)
-    return _lstm(*arguments, course, *_keeps(*arguments))[:3]
+    return _lstm(*arguments, course, _is_tracked(*arguments), _is_tracked(x))[:3]
 
 
 def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_tracked):
@@ -243,26 +238,26 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
     g_outputs, g_h, g_c, _ = gs
     outputs, _, _, kept = y
     (_, H), W_T = h.shape, weight_hh.T
-    dh, dc = _buffer(g_h, h.shape, x.dtype), _buffer(g_c, h.shape, x.dtype)
+    of_h, of_c = _buffer(g_h, h.shape, x.dtype), _buffer(g_c, h.shape, x.dtype)
     room, one = np.empty(8 * h.size, x.dtype), np.array(1, x.dtype)
 
     def step(rows, dh):
         n = dh.shape[1]
         block = kept[6 * H * rows.start : 6 * H * rows.stop].reshape(6, H, n)
-        i, f, g, o, c, t = block
+        i, f, g, o, before, t = block
         of_a, slopes = room[: 8 * H * n].reshape(2, 4, H, n)
         (di, df, dg, do), slope = of_a, slopes[0]
-        mine = dc[:, :n]
+        dc = of_c[:, :n]
         np.multiply(dh, t, out=do)
         np.multiply(t, t, out=slope)
         np.subtract(one, slope, out=slope)
         slope *= o
         slope *= dh
-        mine += slope
-        np.multiply(mine, g, out=di)
-        np.multiply(mine, c, out=df)
-        np.multiply(mine, i, out=dg)
-        mine *= f
+        dc += slope
+        np.multiply(dc, g, out=di)
+        np.multiply(dc, before, out=df)
+        np.multiply(dc, i, out=dg)
+        dc *= f
         np.subtract(one, block[:4], out=slopes)  # of a sigmoid s: s (1 - s)
         slopes *= block[:4]
         np.multiply(g, g, out=slopes[2])  # of a tanh g: 1 - g^2
@@ -272,8 +267,8 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
         np.matmul(W_T, of_a, out=dh)
         return of_a, of_a
 
-    found = _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked)
-    return *found[:4], dh.T, dc.T, None, None, None
+    found = _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked)
+    return *found[:4], of_h.T, of_c.T, None, None, None
 
 
 @op(_lstm_pulled_back)
@@ -286,7 +281,7 @@ def _lstm(x, weight_ih, weight_hh, bias, h, c, course, keeps, x_is_tracked):
     u, h, c = _projected(x, weight_ih, bias), _columns(h), _columns(c)
     outputs = np.empty((N, H), dtype)
     kept = np.empty(6 * H * (N if keeps else B), dtype)
-    for rows, n, _ in course.steps:
+    for rows, n in course.steps:
         start = 6 * H * rows.start * keeps  # or each step writes over the one before
         block = kept[start : start + 6 * H * n].reshape(6, H, n)
         i, f, g, o, before, t = block
@@ -315,7 +310,7 @@ def gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course):
     arguments = (x, weight_ih, weight_hh, bias_ih, bias_hh, h)
     if not fits(*arguments):
         return gru_defined(*arguments, course)
-    return _gru(*arguments, course, *_keeps(*arguments))[:2]
+    return _gru(*arguments, course, _is_tracked(*arguments), _is_tracked(x))[:2]
 
 
 def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, x_is_tracked):
@@ -331,16 +326,16 @@ def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course
     g_outputs, g_h, _ = gs
     outputs, _, kept = y
     (_, H), W_T = h.shape, weight_hh.T
-    dh = _buffer(g_h, h.shape, x.dtype)
+    of_h = _buffer(g_h, h.shape, x.dtype)
     room, one = np.empty(9 * h.size, x.dtype), np.array(1, x.dtype)
 
     def step(rows, dh):
         n = dh.shape[1]
         block = kept[5 * H * rows.start : 5 * H * rows.stop].reshape(5, H, n)
-        r, z, w, offer, h = block
+        r, z, w, offer, before = block
         of_u, of_w, slopes = room[: 9 * H * n].reshape(3, 3, H, n)
         (dr, dz, dn), slope = of_u, slopes[2]
-        np.subtract(h, offer, out=dz)
+        np.subtract(before, offer, out=dz)
         dz *= dh
         np.subtract(one, z, out=dn)
         dn *= dh
@@ -358,8 +353,8 @@ def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course
         dh += np.matmul(W_T, of_w, out=slope)
         return of_u, of_w
 
-    found = _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked)
-    return *found, dh.T, None, None, None
+    found = _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked)
+    return *found, of_h.T, None, None, None
 
 
 @op(_gru_pulled_back)
@@ -372,7 +367,7 @@ def _gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps, x_is_track
     u, h = _projected(x, weight_ih, bias_ih), _columns(h)
     outputs = np.empty((N, H), dtype)
     kept = np.empty(5 * H * (N if keeps else B), dtype)
-    for rows, n, _ in course.steps:
+    for rows, n in course.steps:
         start = 5 * H * rows.start * keeps
         block = kept[start : start + 5 * H * n].reshape(5, H, n)
         r, z, w, offer, before = block
@@ -402,7 +397,7 @@ def elman(x, weight_ih, weight_hh, bias, h, course, nonlinearity="tanh"):
     arguments = (x, weight_ih, weight_hh, bias, h)
     if not fits(*arguments):
         return elman_defined(*arguments, course, nonlinearity)
-    return _elman(*arguments, course, nonlinearity, _keeps(*arguments)[1])
+    return _elman(*arguments, course, nonlinearity, _is_tracked(x))
 
 
 def _squash(a, nonlinearity):
@@ -432,15 +427,15 @@ def _elman_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, course, nonlinea
         return (*found, None, None, None)
     g_outputs, g_h = gs
     outputs, W_T = y[0], weight_hh.T
-    dh = _buffer(g_h, h.shape, x.dtype)
+    of_h = _buffer(g_h, h.shape, x.dtype)
 
     def step(rows, dh):
         of_a = dh * _slope(outputs[rows].T, nonlinearity)
         np.matmul(W_T, of_a, out=dh)
         return of_a, of_a
 
-    found = _swept(step, course, g_outputs, dh, x, weight_ih, outputs, h, x_is_tracked)
-    return *found[:4], dh.T, None, None, None
+    found = _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked)
+    return *found[:4], of_h.T, None, None, None
 
 
 @op(_elman_pulled_back)
@@ -448,7 +443,7 @@ def _elman(x, weight_ih, weight_hh, bias, h, course, nonlinearity, x_is_tracked)
     u, h = _projected(x, weight_ih, bias), _columns(h)
     outputs = np.empty((len(x), len(h)), x.dtype)
     room = np.empty(h.size, x.dtype)
-    for rows, n, _ in course.steps:
+    for rows, n in course.steps:
         a = room[: len(h) * n].reshape(len(h), n)
         np.matmul(weight_hh, h[:, :n], out=a)
         a += u[:, rows]
