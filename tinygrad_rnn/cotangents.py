@@ -17,10 +17,14 @@ import numpy as np
 
 
 class Term:
-    """A cotangent of known shape and dtype that holds ``nbytes``; ``dense()`` writes it out."""
+    """A cotangent of known shape and dtype that holds ``nbytes``; ``dense()`` writes it out.
+
+    ``waits`` says whether it may wait where the backward pass is recorded, and holds Tensors.
+    """
 
     __slots__ = ("dtype", "nbytes", "shape")
     __array_ufunc__ = None
+    waits = False
 
     shape: Any
     dtype: Any
@@ -47,6 +51,7 @@ class Sum(Term):
     """
 
     __slots__ = ("patience", "pending", "total")
+    waits = True
 
     def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
         self.shape, self.dtype, self.nbytes = shape, dtype, 0
@@ -66,7 +71,7 @@ class Sum(Term):
             if self.nbytes > self.patience:
                 self.dense()
         elif x is not None:
-            total = x.copy() if self.total is None else self.total + x
+            total = 1 * x if self.total is None else self.total + x  # ours to write to
             self.total = np.asarray(total) if isinstance(total, np.generic) else total
         return self
 
@@ -93,6 +98,7 @@ class Outputs(Term):
     """The cotangents of an operation's several results, as far as they have come, by place."""
 
     __slots__ = ("count", "parts")
+    waits = True
 
     def __init__(self, count: int, parts: dict[int, Any]) -> None:
         self.count, self.parts = count, parts

@@ -134,7 +134,7 @@ class Rule:
         self.position = position
         self.rest = rest
         self.y_place = len(names) - 1
-        self.takes_terms = False  # whether g may be a Term; True for the plain transpose alone
+        self.takes_terms = False  # whether g may be a Term, as of the plain transpose
         code = vjp.__code__
         self.reads = [
             (names.index(name.removesuffix("_shape")), name.endswith("_shape"))

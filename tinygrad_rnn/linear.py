@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
 from .backend import backend_for, backend_of
-from .cotangents import Term
+from .cotangents import Sum, Term
 from .engine import TensorCore, formula, op
 from .errors import DtypeError, ShapeError, described
 
@@ -191,6 +191,7 @@ class Placed(Term):
     """
 
     __slots__ = ("g", "index", "once")
+    waits = True
 
     def __init__(self, g: Any, index: Any, shape: tuple[int, ...], once: bool = False) -> None:
         self.g, self.index, self.once = g, index, once
@@ -202,12 +203,17 @@ class Placed(Term):
 
     @staticmethod
     def add_up(terms: Sequence[Placed], total: Any) -> Any:
-        backend = backend_of(terms[0].g)
         if total is None:
             first, *terms = terms
             total = first.dense()
         dtype = np.result_type(total.dtype, *[term.dtype for term in terms])
-        total = total.astype(dtype, copy=False)
+        if total.dtype != dtype:
+            total = _astype(total, dtype)
+        if isinstance(total, TensorCore):  # the backward pass is recorded
+            for term in terms:
+                total = _scatter_add(total, term.index, term.g, term.once)
+            return total
+        backend = backend_of(total)
         for term in terms:
             backend.scatter_add(total, term.index, term.g, term.once)
         return total
@@ -238,10 +244,32 @@ def scatter(x, index, shape, once=False):
     return _scatter(x, _frozen(index), shape, once)
 
 
+def gathering(g: Any) -> Sum:
+    """The cotangent ``g`` as a sum with an array of its own, to which more is added in place."""
+    return g if isinstance(g, Sum) else Sum(g.shape, g.dtype).include(g)
+
+
+def _added(g, index):
+    """The cotangents of what was there, in the same array, and of what was added."""
+    g = gathering(g)
+    return g, None, g.dense()[index], None
+
+
+@op(_added)
+def _scatter_add(x, index, updates, once=False):
+    """``x``, which nobody else holds, with ``updates`` added in place."""
+    backend_of(x).scatter_add(x, index, updates, once)
+    return x
+
+
+_scatter_add.operation.joint.takes_terms = True
+
+
 @formula
 def scatter_add(x, index, updates):
     """``x`` with ``updates`` added at ``index``; an entry named twice gets both."""
-    return x + scatter(updates, index, x.shape)
+    own = _astype(x, np.result_type(x.dtype, updates.dtype))
+    return _scatter_add(own, _frozen(index), updates)
 
 
 def _before(x, axis):

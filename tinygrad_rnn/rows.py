@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 
 from .backend import backend_of
-from .cotangents import Sum
 from .engine import TensorCore, op
 from .errors import DtypeError, ShapeError, described
-from .linear import Placed, astype, getitem
+from .linear import Placed, astype, gathering
 
 __all__ = ["Rows", "batch_of", "fill", "likeness", "read"]
 
@@ -33,12 +32,8 @@ def read(array, rows, once):
 
 def _written(g: Any, rows_shape: Any, start: int) -> Any:
     """The cotangents of the version before, in the same array, and of the rows that are added."""
-    here = slice(start, start + rows_shape[0])
-    if isinstance(g, TensorCore):  # recorded, for higher derivatives: nothing in place
-        return g, getitem(g, here), None
-    if not isinstance(g, Sum):
-        g = Sum(g.shape, g.dtype).include(g)
-    return g, g.dense()[here], None
+    g = gathering(g)
+    return g, g.dense()[start : start + rows_shape[0]], None
 
 
 @op(_written)

@@ -56,9 +56,9 @@ def sweep(
             cotangents[node] = add(total, g)
             summed.add(node)
 
-    observer, settle = OBSERVER.get(), settled
+    observer, settle = OBSERVER.get(), settled if kind is None else settled_as_tensor
     if observer is not None:
-        arrive, settle = observer.watching(arrive), observer.settling(settled)
+        arrive, settle = observer.watching(arrive), observer.settling(settle)
     for node, g in roots:
         if needed is None or node in needed:
             arrive(node, g, node)
@@ -104,7 +104,7 @@ def sweep(
 def fitted(g: Any, node: Node, source: Node, kind: type[TensorCore] | None) -> Any:
     """``g`` summed to the shape of ``node``, if that had been broadcast in the call of ``source``.
 
-    Written out, if the backward pass is recorded, for terms are not.
+    Written out, if the backward pass is recorded, unless it may wait even then.
     """
     if getattr(g, "shape", g) != node.shape:
         if not hasattr(g, "shape"):
@@ -121,9 +121,7 @@ def fitted(g: Any, node: Node, source: Node, kind: type[TensorCore] | None) -> A
                 " has the shape of its argument; of a sum along axes it is broadcast"
             )
         g = sum_to(g, node.shape)
-    if kind is not None and isinstance(g, Term) and not isinstance(g, Outputs):
-        return g.dense()
-    return g
+    return g.dense() if kind is not None and isinstance(g, Term) and not g.waits else g
 
 
 def settled(node: Node, g: Any, keeps: bool) -> Any:
@@ -140,3 +138,8 @@ def settled(node: Node, g: Any, keeps: bool) -> Any:
     for hook in hooks:
         g = hook(g)
     return g
+
+
+def settled_as_tensor(node: Node, g: Any, keeps: bool) -> Any:
+    """The same where the backward pass is recorded: that of a leaf is written out, too."""
+    return settled(node, g if node.edges or not isinstance(g, Term) else g.dense(), keeps)
