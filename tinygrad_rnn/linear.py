@@ -221,8 +221,13 @@ class Placed(Term):
 
 @op(x=lambda g, index, x_shape: Placed(g, index, x_shape))
 def _getitem(x, index):
+    return entries(x, index)
+
+
+def entries(x, index):
+    """``x[index]`` of an array; whole rows are taken in half the time."""
     if type(index) is np.ndarray is type(x) and index.dtype == np.intp and x.flags.c_contiguous:
-        return x.take(index, 0) if x.ndim else x[index]  # in half the time
+        return x.take(index, 0) if x.ndim else x[index]
     return x[index]
 
 

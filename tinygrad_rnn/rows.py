@@ -19,7 +19,7 @@ import numpy as np
 from .backend import backend_of
 from .engine import TensorCore, op
 from .errors import DtypeError, ShapeError, described
-from .linear import Placed, astype, gathering
+from .linear import Placed, astype, entries, gathering
 
 __all__ = ["Rows", "batch_of", "fill", "likeness", "read"]
 
@@ -27,7 +27,7 @@ __all__ = ["Rows", "batch_of", "fill", "likeness", "read"]
 @op(array=lambda g, rows, once, array_shape: Placed(g, rows, array_shape, once))
 def read(array, rows, once):
     """``array[rows]``, for a slice or an array of row numbers, each named ``once`` or not."""
-    return array[rows]
+    return entries(array, rows)
 
 
 def _written(g: Any, rows_shape: Any, start: int) -> Any:
