@@ -32,10 +32,9 @@ GUARDS = {  # what is cut out of the copy, line by line
     "sweep.py": {
         "        if node.watch is not None and is_changed(node, source):\n"
         "            raise changed(node, source)\n": "",
-        "    observer, settle = OBSERVER.get(), settled\n"
+        "observer, settle = OBSERVER.get(), settled if": "settle = settled if",
         "    if observer is not None:\n"
-        "        arrive, settle = observer.watching(arrive), observer.settling(settled)\n": "",
-        "            g = settle(node, g, keeps)\n": "            g = settled(node, g, keeps)\n",
+        "        arrive, settle = observer.watching(arrive), observer.settling(settle)\n": "",
         "        if observer is not None:\n            edges = observer.edges(node)\n": "",
     },
     "optim.py": {"        if check_finite:\n": "        if False:\n"},
