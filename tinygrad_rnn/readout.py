@@ -14,7 +14,7 @@ import numpy as np
 from .backend import backend_of, is_array
 from .engine import op
 from .linear import reshape, scatter, take_along_axis
-from .products import OuterProduct, left_cotangent, product, rows_of
+from .products import OuterProduct, product, rows_of
 from .reductions import below_top, log_softmax, softmax
 
 __all__ = ["affine", "affine_defined", "softmax_losses", "softmax_losses_defined"]
@@ -35,7 +35,7 @@ def affine(x, weight, bias):
 
 
 @op(
-    x=lambda g, weight: left_cotangent(g, weight.T),
+    x=lambda g, weight: (rows_of(g) @ weight).reshape((*g.shape[:-1], weight.shape[1])),
     weight=lambda g, x: OuterProduct(rows_of(g), rows_of(x)),
     bias=lambda g: g,
 )
