@@ -1,10 +1,9 @@
 """The recursive nets in DyNet: plain recursion, which DyNet itself batches."""
 
-import dynet as dy
 import numpy as np
 
 from benchmarks import _data
-from benchmarks._dynet import DyNet
+from benchmarks._dynet import DyNet, dy  # from there, for autobatching is set before the import
 from benchmarks._recursive_data import forests
 
 MOST = 20_000  # nodes: what DyNet keeps of more does not fit beside the others
