@@ -52,6 +52,11 @@ __all__ = [
 
 NONLINEARITIES = {"tanh": tanh, "relu": relu, "sigmoid": sigmoid}
 
+# glibc gives memory back to the system when twice the largest block that was ever freed lies free,
+# up to 64 MiB, and the next step has to ask for it page by page: for a third of its time, at worst.
+# That ends with a block that is freed unused, so that not even its pages are touched.
+np.empty(2**25 - 2**16, np.uint8)
+
 
 class Course:
     """The steps of packed rows, ``counts[t]`` at time t, as one direction goes through them.
