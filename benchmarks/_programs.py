@@ -4,8 +4,10 @@ Every library has its programs in a module of its own, under the same names and 
 parameters and data, so that `checks()` must give the same figures everywhere.
 """
 
+import ctypes
 import gc
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +59,8 @@ class Program:
         That is what the kernel counts, pages and not arrays: what an allocator keeps counts too.
         """
         gc.collect()
+        with suppress(AttributeError):  # what lies free, and would hide what a step takes, goes
+            ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here on
         before = held("VmRSS")
         for n in range(STEPS_OF_PEAK):

@@ -30,7 +30,8 @@ Programs with two threads, which wait for each other, are held up by whatever el
 column says which share of the cores other programs took meanwhile. Above 10 % no figure is judged.
 
 Peak memory is what Linux counts (VmHWM): in a fresh process that has already run the same program
-in small, and that holds the parameters and the data, the most that three steps add.
+in small, and that holds the parameters and the data but has given back what was free, the most that
+three steps add.
 """
 
 
