@@ -327,6 +327,17 @@ def test_a_child_sum_does_not_see_the_order_of_children(children, seed, data):
     assert_same_run(one, other, [x, *cell.parameters()])
 
 
+@pytest.mark.parametrize("name", ["Child-Sum", "ternary Tree-LSTM"])
+@given(forests(), seeds)
+def test_the_inputs_of_all_nodes_may_be_taken_at_once(name, children, seed):
+    """One product in place of one a level: what a node of a dependency tree is given."""
+    cell, structure = in_double(CELLS[name][0]()), Structure.dag(children)
+    rng = np.random.default_rng(seed)
+    x = tg.tensor(rng.standard_normal((len(children), D)), requires_grad=True)
+    one, other = tg.fold(cell, structure, x), tg.fold(cell.step, structure, cell.U(x))
+    assert_same_run(one, other, [x, *cell.parameters()])
+
+
 @pytest.mark.parametrize("name", CELLS)
 def test_the_cells_run_deferred_as_they_are(name):
     make, _, width, _ = CELLS[name]

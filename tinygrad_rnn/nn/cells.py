@@ -31,8 +31,9 @@ from ..errors import DtypeError, SettingError, ShapeError, described
 from ..fused import gru_gates, lstm_gates
 from ..linear import broadcast_to, split
 from ..random import given_rng
+from ..readout import affine
 from ..sequences import NONLINEARITIES
-from .layers import affine, constant, expect_sizes, hint_for_rows, normalised, uniform
+from .layers import constant, expect_sizes, hint_for_rows, normalised, uniform
 from .module import Module
 
 __all__ = [

@@ -11,9 +11,10 @@ import numpy as np
 
 from ..arithmetic import sigmoid, tanh
 from ..random import given_rng
+from ..readout import affine
 from ..reductions import softmax
 from .cells import Cell
-from .layers import affine, expect_sizes, uniform
+from .layers import expect_sizes, uniform
 
 __all__ = ["ElmanJordanCell", "JordanCell"]
 

@@ -6,6 +6,9 @@ and ``deferred`` as they are:
 
     h = fold(RecursiveCell(D, H), trees, {0: words})        # words: a row for each leaf
 
+Where every node has an input, as in a dependency tree, one product takes those of all nodes, and
+only ``step`` is left to the levels, as in ``cells.py``: ``fold(cell.step, trees, cell.U(words))``.
+
 n, D, H are the numbers of nodes, inputs and hidden units.
 """
 
@@ -21,9 +24,10 @@ from ..errors import DtypeError, ShapeError, described
 from ..fused import lstm_gates
 from ..linear import concatenate, reshape, transpose
 from ..random import given_rng
+from ..readout import affine
 from ..reductions import sum
 from .cells import LSTMCell
-from .layers import affine, expect_sizes, uniform
+from .layers import expect_sizes, uniform
 from .module import Module
 
 __all__ = ["ChildSumTreeLSTMCell", "RNTNCell", "RecursiveCell", "TreeLSTMCell"]
