@@ -42,6 +42,7 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tests/test_deferred.py": "one law after the other, of calls that wait",
     "tests/test_sequences.py": "one subject: a layer in one operation, and when it is not",
     "tests/test_training.py": "one subject: all the ways in which a run can be stopped",
+    "tests/test_trees.py": "one subject: the cells of trees, and what they are equal to",
     "tests/test_saving.py": "one subject: all the ways in which a file can be wrong",
     "tests/test_nn.py": "one subject: modules, layers and cells",
     "tests/test_profile.py": "one subject: what a profile counts, and that it changes nothing",
