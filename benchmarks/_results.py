@@ -72,6 +72,6 @@ class Results:
         return self.values.get((case, system, quantity), [None])[0]
 
     def ratios(self, case, peer, quantity="ms", ours=OURS):
-        """Ours / peer, round by round, of rounds that both took part in."""
+        """Ours / peer, round by round, of rounds that both took part in; none of a peer's 0."""
         mine, its = (self.samples(case, system, quantity) for system in (ours, peer))
-        return mine / its if len(mine) == len(its) else mine[:0]
+        return mine / its if len(mine) == len(its) and its.all() else mine[:0]
