@@ -241,14 +241,18 @@ def picture(name, found, folder):
     from matplotlib import pyplot as plt
 
     with mpl.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
-        fig, axs = plt.subplots(1, len(panels), figsize=(4 * len(panels), 3.2), squeeze=False)
+        size = 3.6 * len(panels) + 2.2, 3.2
+        fig, axs = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
         for ax, (axis, lines) in zip(axs[0], panels.items(), strict=True):
             for system, (x, ms) in lines.items():
                 ax.loglog(x, ms, marker="o", markersize=3, label=system)
+            sizes = sorted({int(n) for x, _ in lines.values() for n in x})
+            ax.xaxis.minorticks_off()
+            ax.set_xticks(sizes, [f"{n:,}" for n in sizes], fontsize=7)
             ax.set(xlabel=axis, ylabel="ms", title=f"{name}: cost against {axis}")
             ax.grid(alpha=0.3)
-        axs[0][0].legend(fontsize=7)
-        fig.tight_layout()
+        lines = axs[0][0].get_legend_handles_labels()
+        fig.legend(*lines, loc="outside right upper", fontsize=7)
         fig.savefig(folder / f"{name}.svg", metadata={"Date": None})
         plt.close(fig)
     return f"{folder.name}/{name}.svg"
