@@ -151,16 +151,17 @@ def memory(found, peers):
 def speeds(workload, found):
     """GFLOP/s of every system, and the share of our time that the products alone take."""
     flops = {label(sizes): workload.flops(**sizes) for sizes in workload.CASES}
+    systems = [s for s in found.systems if any_of(found, s, "ms")]
     rows = []
     for case in [case for case in found.cases if case in flops]:
         row = [f"`{case}`"]
-        for system in found.systems:
+        for system in systems:
             ms = found.samples(case, system, "ms")
             row.append(figure(flops[case] / np.median(ms) / 1e6) if len(ms) else "-")
         shares = found.ratios(case, OURS, ours=ALONE)
         rows.append([*row, spread(100 * shares, "{:.0f}") if len(shares) else "-"])
-    head = ["GFLOP/s of the products", *found.systems, "share of products in our time, %"]
-    if ALONE not in found.systems:
+    head = ["GFLOP/s of the products", *systems, "share of products in our time, %"]
+    if ALONE not in systems:
         head, rows = head[:-1], [row[:-1] for row in rows]
     return table(head, rows)
 
