@@ -255,7 +255,9 @@ def test_no_file_names_a_place_on_somebodys_machine():
 
 def test_no_file_is_long_without_a_reason():
     lengths = {name: text.count("\n") for name, text in files_of_the_repository().items()}
-    assert {name for name, n in lengths.items() if n > 400} <= set(LARGE)
+    measured = "benchmarks/results/", "benchmarks/RESULTS.md"  # by a program, as long as they come
+    long = {name for name, n in lengths.items() if n > 400 and not name.startswith(measured)}
+    assert long <= set(LARGE)
     assert set(LARGE) <= set(lengths)
 
 
