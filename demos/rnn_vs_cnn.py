@@ -216,7 +216,8 @@ def compare_waiting(models, args, run):
     for T in args.lengths:
         x = tg.default_rng().standard_normal((1, T, 2 * SYMBOLS)).astype(np.float32)
         for name, net in models.items():
-            chains[name].append(longest_chain(net.states(x)))
+            with tg.detect_anomaly():  # where a layer, elsewhere one operation, shows its steps
+                chains[name].append(longest_chain(net.states(x)))
             forward, backward = seconds(net, x, args.repeats)
             times.setdefault(f"{name}, forward", []).append(1000 * forward)
             times.setdefault(f"{name}, backward", []).append(1000 * backward)
