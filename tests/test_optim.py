@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
@@ -547,6 +547,7 @@ FLOAT16 = {
 
 @pytest.mark.parametrize("kind", FLOAT16, ids=lambda kind: kind.__name__)
 @given(seeds, st.sampled_from([0.0, 1e-7, 1e-4, 1.0, 1e3]))
+@example(13899, 1e-7)  # AdamW: an entry that decays, is rounded, and then steps close to 0
 def test_steps_of_float16_are_those_of_float64_rounded(kind, seed, size):
     """Where eps, 1e-8, and squares of gradients are 0 in float16, or above its largest number."""
     rng = np.random.default_rng(seed)
@@ -556,12 +557,13 @@ def test_steps_of_float16_are_those_of_float64_rounded(kind, seed, size):
     for _ in range(3):
         g = (size * rng.normal(size=5)).astype(np.float16)
         g[0] = 0
+        before = np.abs(ws[1].array)
         for w, optimiser in zip(ws, both, strict=True):
             w.grad = tg.tensor(g.astype(w.dtype))
             optimiser.step()
         assert ws[0].dtype == np.float16
-        expected = ws[1].array.astype(np.float16)
-        np.testing.assert_allclose(ws[0].array, expected, 2e-3, 2e-7)  # rounded 3 times
+        most = 1e-3 * before + 2e-3 * np.abs(ws[1].array) + 2e-7  # rounded before and after a step
+        assert (np.abs(ws[0].array - ws[1].array) <= most).all()
         if kind is not optim.AdamW:  # which decays
             assert ws[0].array[0] == start[0]
         ws[1].array = ws[0].array.astype(float)
