@@ -12,6 +12,8 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import engine
 from tinygrad_rnn.recording import PAUSES
 
+from .cuda import tiers
+
 settings.register_profile("dev", deadline=None, max_examples=60)
 settings.register_profile(
     "ci", settings.get_profile("dev"), derandomize=True, database=None, print_blob=True
@@ -20,6 +22,11 @@ settings.register_profile("thorough", deadline=None, max_examples=2000, print_bl
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE") or ("ci" if os.environ.get("CI") else "dev")
 )
+
+
+def pytest_addoption(parser):
+    """Which stand-in for a GPU the tests of tests/cuda use."""
+    parser.addoption("--tier", choices=tiers.NAMES, default="simulator", help=tiers.__doc__)
 
 
 def pytest_configure():
@@ -48,9 +55,16 @@ def clean_slate(request):
 
 
 def detect_anomaly(request):
-    """The context for one test; a demo is tested as it is run, where layers are one operation."""
-    is_of_a_demo = request.module.__name__.rpartition(".")[2].startswith("test_demo")
-    if is_of_a_demo or request.node.get_closest_marker("unwatched"):
+    """The context for one test; a demo is tested as it is run, where layers are one operation.
+
+    So is what is for a device, which it would make wait after each operation.
+    """
+    *_, folder, name = ("", *request.module.__name__.split("."))
+    if (
+        folder == "cuda"
+        or name.startswith("test_demo")
+        or request.node.get_closest_marker("unwatched")
+    ):
         return contextlib.nullcontext()
     return tg.detect_anomaly(nan=request.node.get_closest_marker("nonfinite") is None)
 

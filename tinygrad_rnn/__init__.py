@@ -45,6 +45,7 @@ from . import circuit
 from .draw import draw
 from . import clipping
 from . import optim
+from . import cuda
 from . import schedules
 from . import decode
 from . import registry

@@ -8,6 +8,7 @@ host and device, the scatter-add, and the test of ids; and so does what pays on 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from sys import getrefcount
 from typing import Any
 
@@ -58,6 +59,10 @@ class Backend:
         else:
             self.scatter_add(out, index, x)
         return out
+
+    def fused(self, body: Any) -> Any:
+        """``body``, or the kernel of that name that does the same in one launch: see ``cuda``."""
+        return body
 
     def blocks(self, x: Any) -> list[slice]:
         """Slices of the first axis of ``x``, of as many rows as stay in the cache beside others."""
@@ -122,6 +127,7 @@ class CupyBackend(Backend):
                 " tinygrad_rnn[cuda13], or leave device out to stay on the CPU"
             ) from error
         self.cupy = cupy
+        self.kernels = import_module(".cuda", __package__)  # read later: it needs what it speeds up
 
     def asarray(self, values: Any) -> Any:
         return self.cupy.asarray(values)
@@ -137,6 +143,9 @@ class CupyBackend(Backend):
             out[index] += values
         else:
             self.cupy.add.at(out, index, values)
+
+    def fused(self, body: Any) -> Any:
+        return getattr(self.kernels, body.__name__, body)
 
     def blocks(self, x: Any) -> list[slice]:
         return [slice(None)]

@@ -1,0 +1,21 @@
+"""Every test here is of the tier that ``--tier`` names."""
+
+import pytest
+
+from .tiers import Tier
+
+
+@pytest.fixture(scope="package")
+def tier(request):
+    """The tier in force; ``tier.counting()`` tells what something costs."""
+    tier = Tier(request.config.getoption("--tier"))
+    tier.start()
+    yield tier
+    tier.stop()
+
+
+@pytest.fixture(autouse=True)
+def on_device(request, tier):
+    """The tier for every test; those of costs are skipped where nobody can count."""
+    if request.node.get_closest_marker("costs") and not tier.counts:
+        pytest.skip("launches and copies are counted on the simulator and on host memory")
