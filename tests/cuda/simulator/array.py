@@ -1,0 +1,218 @@
+"""The array: a NumPy array that cannot be reached but through the doors, and indexed as CuPy's is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from . import counting
+from .counting import Hazard, hidden_sync, launch
+
+
+class ndarray:
+    """A double of ``cupy.ndarray`` around ``payload``; ``base`` is the array that it looks into.
+
+    Operators, methods and NumPy's functions are given to it in ``functions``.
+    """
+
+    __module__ = "cupy"  # which is how ``backend_of`` knows it
+    __array_priority__ = 100
+
+    def __init__(self, payload: np.ndarray, base: ndarray | None = None) -> None:
+        self._payload = payload
+        self.base = base
+
+    shape = property(lambda self: self._payload.shape)
+    dtype = property(lambda self: self._payload.dtype)
+    ndim = property(lambda self: self._payload.ndim)
+    size = property(lambda self: self._payload.size)
+    strides = property(lambda self: self._payload.strides)
+    nbytes = property(lambda self: self._payload.nbytes)
+    itemsize = property(lambda self: self._payload.itemsize)
+    T = property(lambda self: self.view_of(self._payload.T))
+    mT = property(lambda self: self.view_of(self._payload.mT))
+    real = property(lambda self: self.view_of(self._payload.real))
+    imag = property(lambda self: self.view_of(self._payload.imag))
+    device = property(lambda self: "<CUDA Device 0>")
+
+    @property
+    def flags(self):
+        """What CuPy tells of the layout; an array cannot be locked."""
+        flags = self._payload.flags
+        return SimpleNamespace(
+            c_contiguous=flags.c_contiguous,
+            f_contiguous=flags.f_contiguous,
+            owndata=self.base is None,
+        )
+
+    @property
+    def __cuda_array_interface__(self):
+        return {**self._payload.__array_interface__, "version": 3}
+
+    def view_of(self, payload: np.ndarray) -> ndarray:
+        """An array that looks into this one."""
+        return ndarray(payload, self if self.base is None else self.base)
+
+    # ---- the doors -----------------------------------------------------------------------------
+
+    def get(self, stream=None, order="C", out=None, blocking=True):
+        """The values on the host: the door for which the host waits."""
+        if self.size:
+            launch(order == "C" and not self._payload.flags.c_contiguous)
+            counting.downloaded()
+        if out is None:
+            return np.array(self._payload, order=order)
+        out[...] = self._payload
+        return out
+
+    def set(self, arr, stream=None):
+        """Take over the values of an array of the host."""
+        if not isinstance(arr, np.ndarray) or arr.dtype != self.dtype or arr.shape != self.shape:
+            raise TypeError(f"set: a host array of {self.dtype} {self.shape} is expected")
+        self._payload[...] = arr
+        counting.uploaded()
+
+    def __array__(self, *args, **kwargs):
+        raise TypeError(
+            "Implicit conversion to a NumPy array is not allowed. "
+            "Please use `.get()` to construct a NumPy array explicitly."
+        )
+
+    # ---- what would wait without being asked to --------------------------------------------------
+
+    def _read(self, name, *args):
+        hidden_sync(f"{name} of a device array")
+        return getattr(self._payload, name)(*args)
+
+    def __bool__(self):
+        return self._read("__bool__")
+
+    def __float__(self):
+        return self._read("__float__")
+
+    def __int__(self):
+        return self._read("__int__")
+
+    def __complex__(self):
+        return self._read("__complex__")
+
+    def __contains__(self, value):
+        return self._read("__contains__", value)
+
+    def __format__(self, spec):
+        return self._read("__format__", spec)
+
+    def __str__(self):
+        return self._read("__str__")
+
+    def __reduce__(self):
+        hidden_sync("pickling of a device array")
+        return ndarray, (self._payload,)
+
+    def item(self):
+        return self._read("item")
+
+    def tolist(self):
+        return self._read("tolist")
+
+    def tobytes(self, order="C"):
+        return self._read("tobytes", order)
+
+    def __repr__(self):
+        return f"<array {self.dtype} {self.shape} on a simulated device>"  # debuggers ask for it
+
+    __hash__ = None
+
+    # ---- indices ---------------------------------------------------------------------------------
+
+    def __len__(self):
+        return len(self._payload)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __getitem__(self, key):
+        key, arrays = self.checked_key(key)
+        payload = self._payload[key]
+        if not arrays:
+            return self.view_of(payload)
+        payload = np.array(payload, order="C")
+        if payload.size:
+            launch(_gather(arrays))
+        return ndarray(payload)
+
+    def __setitem__(self, key, value):
+        key, arrays = self.checked_key(key)
+        target = self._payload[key]
+        if isinstance(value, (np.ndarray, list, tuple)):
+            raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
+        values = value._payload if isinstance(value, ndarray) else value
+        if target.size:
+            if arrays:
+                self.refuse_duplicates(key)
+                launch(_gather(arrays) + _to_dtype(value, self.dtype))
+            else:
+                launch(_to_copy(target, value))
+        self._payload[key] = values
+
+    def checked_key(self, key):
+        """``key`` for the payload, so that an integer gives a view, and its arrays of indices."""
+        parts = key if isinstance(key, tuple) else (key,)
+        for part in parts:
+            _check_part(part)
+        parts = [part._payload if isinstance(part, ndarray) else part for part in parts]
+        arrays = [part for part in parts if isinstance(part, np.ndarray)]
+        if not arrays and not any(part is Ellipsis for part in parts):
+            parts.append(Ellipsis)
+        return tuple(parts), arrays
+
+    def refuse_duplicates(self, key):
+        """CuPy keeps any of the values that are written to an entry twice."""
+        entries = np.arange(self.size).reshape(self.shape)[key].ravel()
+        if len(np.unique(entries)) < len(entries):
+            raise Hazard("duplicate indices in an assignment: which value stays is undefined")
+
+
+def _check_part(part):
+    """Raise if CuPy rejects this part of an index, copies it at each use, or waits for it."""
+    if isinstance(part, (np.ndarray, list, range)):
+        raise Hazard(f"index of type {type(part).__name__}: CuPy copies it to the device each time")
+    if isinstance(part, (bool, np.bool_)):
+        raise Hazard("a truth value as an index makes the host wait for the device")
+    if isinstance(part, slice):
+        for bound in (part.start, part.stop, part.step):
+            if isinstance(bound, ndarray):
+                hidden_sync("a device array as the bound of a slice")
+    elif isinstance(part, ndarray):
+        if part.dtype == bool:
+            hidden_sync("a boolean mask as an index")
+        elif part.dtype.kind not in "iu":
+            raise IndexError("arrays used as indices must be of integer or boolean type")
+
+
+def _gather(arrays):
+    """The launches of a gather: one, and one for each of several index arrays to be combined."""
+    return 1 if len(arrays) == 1 else 1 + len(arrays)
+
+
+def _to_dtype(value, dtype):
+    """The launches to make ``value`` an array of ``dtype``; zeros are set without a kernel."""
+    if isinstance(value, ndarray):
+        return int(value.dtype != dtype)
+    return int(value != 0)
+
+
+def _to_copy(target, value):
+    """The launches to copy ``value`` into the view ``target``: none if it is one copy of memory."""
+    if not isinstance(value, ndarray):
+        return int(not target.flags.c_contiguous or value != 0)
+    source = value._payload
+    if source.shape == target.shape and source.dtype == target.dtype:
+        if source.ctypes.data == target.ctypes.data and source.strides == target.strides:
+            return 0  # ``x[...] += y`` writes its result to where it stands
+        if (source.flags.c_contiguous and target.flags.c_contiguous) or (
+            source.flags.f_contiguous and target.flags.f_contiguous
+        ):
+            return 0
+    return 1 + np.may_share_memory(source, target)
