@@ -63,14 +63,17 @@ def _is_cupy(name: str) -> bool:
 
 
 def _fused(self, body):
-    """``body`` run on the payloads, in place of the kernel of that name; itself if there is none."""
-    if not hasattr(self.kernels, body.__name__):
+    """``body`` run on the payloads, in place of the kernel of that name."""
+    made = getattr(self.kernels, body.__name__, None)
+    if made is None:
         return body
 
     def kernel(*args, **kwargs):
         given = [*args, *kwargs.values()]
         sources = list(arrays_in(given))
-        if any(x.dtype.kind not in "fiub" or x.dtype == np.float16 for x in sources):
+        if hasattr(made, "body") and any(
+            x.dtype.kind not in "fiub" or x.dtype == np.float16 for x in sources
+        ):
             return body(*args, **kwargs)  # for which there is no kernel
         named = {name: payload(value, body.__name__) for name, value in kwargs.items()}
         result = body(*payload(args, body.__name__), **named)

@@ -1,4 +1,4 @@
-"""The array: a NumPy array that cannot be reached but through the doors, and indexed as CuPy's is."""
+"""The array: one of NumPy that is reached through the doors alone, and indexed as CuPy's are."""
 
 from __future__ import annotations
 

@@ -28,6 +28,31 @@ ON_HOST = set(
 KEEPS_ORDER = set("array asarray astype copy empty_like full_like ones_like zeros_like".split())
 """Functions whose result may be in Fortran's order; all others give rows without gaps."""
 
+BINARY = {
+    "add": "add",
+    "sub": "subtract",
+    "mul": "multiply",
+    "truediv": "true_divide",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "pow": "power",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "lshift": "left_shift",
+    "rshift": "right_shift",
+}
+"""The ufuncs of the operators that there are also swapped and in place."""
+
+COMPARED = {
+    "lt": "less",
+    "le": "less_equal",
+    "gt": "greater",
+    "ge": "greater_equal",
+    "eq": "equal",
+    "ne": "not_equal",
+}
+
 SCATTERS = {
     "add": "e f d i I l L q Q",
     "subtract": "i I",
@@ -265,23 +290,14 @@ def _complete_array():
     """Give ``ndarray`` what it has by name: operators, methods, NumPy's functions."""
     ndarray.__array_ufunc__ = _array_ufunc
     ndarray.__array_function__ = _array_function
-    binary = dict(
-        add="add", sub="subtract", mul="multiply", truediv="true_divide", mod="remainder",
-        floordiv="floor_divide", pow="power", and_="bitwise_and", or_="bitwise_or",
-        xor="bitwise_xor", lshift="left_shift", rshift="right_shift",
-    )  # fmt: skip
-    for short, name in binary.items():
-        short = short.rstrip("_")
+    for short, name in BINARY.items():
         setattr(ndarray, f"__{short}__", _operator(name))
         setattr(ndarray, f"__r{short}__", _operator(name, swapped=True))
         setattr(ndarray, f"__i{short}__", _operator(name, in_place=True))
     ndarray.__matmul__ = _operator("matmul")
     ndarray.__rmatmul__ = _operator("matmul", swapped=True)
     ndarray.__imatmul__ = _no_matmul_in_place
-    compared = dict(
-        lt="less", le="less_equal", gt="greater", ge="greater_equal", eq="equal", ne="not_equal"
-    )
-    for short, name in compared.items():
+    for short, name in COMPARED.items():
         setattr(ndarray, f"__{short}__", _operator(name))
     ndarray.__hash__ = None
     ndarray.__neg__ = lambda self: _named("negative")(self)

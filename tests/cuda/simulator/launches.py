@@ -7,10 +7,19 @@ import numpy as np
 from . import counting
 from .array import _gather, _to_dtype, ndarray
 
-SEVERAL = dict(
-    linspace=2, nan_to_num=3, norm=3, ptp=3, put_along_axis=5, roll=2, std=4, take_along_axis=4,
-    tril=2, triu=2, var=3,
-)  # fmt: skip
+SEVERAL = {
+    "linspace": 2,
+    "nan_to_num": 3,
+    "norm": 3,
+    "ptp": 3,
+    "put_along_axis": 5,
+    "roll": 2,
+    "std": 4,
+    "take_along_axis": 4,
+    "tril": 2,
+    "triu": 2,
+    "var": 3,
+}
 """Functions that take more than one."""
 
 FREE = set("zeros zeros_like empty empty_like".split())

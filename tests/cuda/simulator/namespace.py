@@ -8,7 +8,7 @@ import numpy as np
 
 from . import counting, table
 from .array import ndarray
-from .functions import SCALARS, Function, arrays_in, function, payload
+from .functions import Function, arrays_in, function
 from .generator import Generator
 
 
