@@ -1,0 +1,421 @@
+// A CUDA device made of host memory: doubles of the C functions through which CuPy calls CUDA.
+//
+// CuPy's modules find the functions of cupy_backends.cuda.api.runtime and .driver in two tables of
+// capsules.  install() puts the functions below into these tables before `import cupy`, so that the
+// wheel as it is allocates, copies and launches here.  A function that has no double keeps CUDA's,
+// and fails for want of a driver: nothing passes by accident.
+//
+//   memory     every allocation is filled with NaN and lies between two guards; after each launch
+//              the guards of all allocations are looked at
+//   launch     the threads of a block run one after another, from the first or from the last; where
+//              a kernel has barriers, each thread is a fiber that stops at __syncthreads()
+//   counters   launches by the kernel's name, copies by direction, waits for the device
+
+#include <Python.h>
+#include <setjmp.h>
+#include <ucontext.h>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+typedef intptr_t address;
+
+static PyObject* none() { Py_RETURN_NONE; }
+
+static PyObject* fail(const std::string& reason) {
+  PyErr_SetString(PyExc_RuntimeError, reason.c_str());
+  return nullptr;
+}
+
+// ---- memory -----------------------------------------------------------------------------------
+
+static const size_t GUARD = 256;          // bytes before and after an allocation
+static const unsigned char POISON = 0xFF;  // NaN in every float type, -1 in every integer
+
+static std::map<char*, size_t> allocations;  // where each begins, and its bytes
+
+static void* allocate(size_t bytes) {
+  size_t whole = (bytes + 2 * GUARD + 255) / 256 * 256;  // aligned as cudaMalloc aligns
+  char* block = (char*)aligned_alloc(256, whole);
+  if (!block) return nullptr;
+  memset(block, POISON, whole);
+  allocations[block + GUARD] = bytes;
+  return block + GUARD;
+}
+
+static void release(address p) {
+  if (!p) return;
+  allocations.erase((char*)p);
+  free((char*)p - GUARD);
+}
+
+static bool is_poison(const char* p) {
+  static const std::string clean(GUARD, (char)POISON);
+  return memcmp(p, clean.data(), GUARD) == 0;
+}
+
+// The bytes of an allocation that something has written outside of, mended; -1 if there is none.
+static long overrun() {
+  for (auto& [begin, bytes] : allocations)
+    if (!is_poison(begin - GUARD) || !is_poison(begin + bytes)) {
+      memset(begin - GUARD, POISON, GUARD);
+      memset(begin + bytes, POISON, GUARD);
+      return (long)bytes;
+    }
+  return -1;
+}
+
+static address malloc_(size_t bytes, int) { return (address)allocate(bytes); }
+static address malloc_async(size_t bytes, address, int) { return (address)allocate(bytes); }
+static address malloc_pinned(size_t bytes, unsigned, int) { return (address)allocate(bytes); }
+static PyObject* free_(address p, int) { release(p); return none(); }
+static PyObject* free_async(address p, address, int) { release(p); return none(); }
+
+// ---- counters, copies and waits ---------------------------------------------------------------
+
+static long syncs, to_device, to_host;
+
+static void count_copy(int kind) {
+  to_device += kind == 1;  // cudaMemcpyHostToDevice
+  to_host += kind == 2;    // cudaMemcpyDeviceToHost
+}
+
+static PyObject* copy(address to, address from, size_t bytes, int kind, int) {
+  count_copy(kind);
+  syncs += kind == 2;
+  memmove((void*)to, (void*)from, bytes);
+  return none();
+}
+static PyObject* copy_async(address to, address from, size_t bytes, int kind, address, int) {
+  count_copy(kind);
+  memmove((void*)to, (void*)from, bytes);
+  return none();
+}
+static PyObject* fill(address p, int byte, size_t bytes, int) {
+  memset((void*)p, byte, bytes);
+  return none();
+}
+static PyObject* fill_async(address p, int byte, size_t bytes, address, int) {
+  memset((void*)p, byte, bytes);
+  return none();
+}
+static PyObject* wait_for_device(int) { syncs++; return none(); }
+static PyObject* wait_for_stream_or_event(address, int) { syncs++; return none(); }
+
+// ---- launches ---------------------------------------------------------------------------------
+
+struct Index { unsigned x, y, z; };  // as prelude.h has it
+
+Index threadIdx, blockIdx, blockDim, gridDim;  // kernels read these
+static const size_t SHARED = 48 << 10;         // bytes of shared memory that a block may ask for
+alignas(64) char dynamic_shared[SHARED + GUARD];
+static bool reversed;  // whether the last thread of a block runs first
+
+struct Kernel {
+  std::string name;
+  void (*thread)(void** arguments);  // runs the thread that threadIdx names
+  bool barriers;
+  long launches;
+};
+static std::vector<std::unique_ptr<Kernel>> kernels;
+
+static const unsigned MOST_THREADS = 1024;
+static const size_t STACK = 64 << 10;
+
+struct Fiber {
+  enum { NEW, AT_BARRIER, AT_WARP_BARRIER, DONE } state;
+  jmp_buf where;
+};
+static Fiber fibers[MOST_THREADS];
+static jmp_buf scheduler;
+static unsigned running;  // the number of the thread that runs
+static const Kernel* kernel;
+static void** arguments;
+
+// The next thread's turn.  _setjmp and _longjmp, because swapcontext makes two system calls.
+#define STOP(at)                \
+  fibers[running].state = at; \
+  if (!_setjmp(fibers[running].where)) _longjmp(scheduler, 1);
+
+void __syncthreads() { STOP(Fiber::AT_BARRIER) }
+void __syncwarp(unsigned) { STOP(Fiber::AT_WARP_BARRIER) }  // stops other warps too
+
+static void run_fiber() {
+  kernel->thread(arguments);
+  fibers[running].state = Fiber::DONE;
+  _longjmp(scheduler, 1);
+}
+
+static void become(unsigned thread) {
+  running = thread;
+  threadIdx = {thread % blockDim.x, thread / blockDim.x % blockDim.y,
+               thread / (blockDim.x * blockDim.y)};
+}
+
+// Run a thread until its next barrier or its end.
+static void resume(unsigned thread) {
+  static std::unique_ptr<char[]> stacks(new char[STACK * MOST_THREADS]);
+  become(thread);
+  if (_setjmp(scheduler)) return;
+  if (fibers[thread].state != Fiber::NEW) _longjmp(fibers[thread].where, 1);
+  static ucontext_t fresh;
+  getcontext(&fresh);
+  fresh.uc_stack.ss_sp = stacks.get() + STACK * thread;
+  fresh.uc_stack.ss_size = STACK;
+  makecontext(&fresh, run_fiber, 0);
+  setcontext(&fresh);
+}
+
+// Whether all is well: false if threads wait at a barrier and others have ended.  CUDA leaves open
+// what happens then; CuPy's own scans rely on what does.
+static bool run_block(unsigned threads) {
+  auto nth = [=](unsigned k) { return reversed ? threads - 1 - k : k; };
+  if (!kernel->barriers) {
+    for (unsigned k = 0; k < threads; k++) {
+      become(nth(k));
+      kernel->thread(arguments);
+    }
+    return true;
+  }
+  for (unsigned k = 0; k < threads; k++) fibers[k].state = Fiber::NEW;
+  for (unsigned done = 0; done < threads;) {
+    unsigned waiting = 0;
+    for (unsigned k = 0; k < threads; k++) {
+      Fiber& fiber = fibers[nth(k)];
+      if (fiber.state == Fiber::DONE) continue;
+      resume(nth(k));
+      done += fiber.state == Fiber::DONE;
+      waiting += fiber.state == Fiber::AT_BARRIER;
+    }
+    if (done && waiting && kernel->name.compare(0, 5, "cupy_")) return false;
+  }
+  return true;
+}
+
+static PyObject* launch(address f, unsigned grid_x, unsigned grid_y, unsigned grid_z,
+                        unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
+                        address, address packed, address, int) {
+  Kernel& launched = *(Kernel*)f;
+  size_t threads = (size_t)block_x * block_y * block_z;
+  if (!threads || threads > MOST_THREADS)
+    return fail("CUDA_ERROR_INVALID_VALUE: " + launched.name + " with " +
+                std::to_string(threads) + " threads in a block, not 1 to 1024");
+  if (!grid_x || !grid_y || !grid_z || grid_y > 65535 || grid_z > 65535)
+    return fail("CUDA_ERROR_INVALID_VALUE: " + launched.name + " with a grid of " +
+                std::to_string(grid_x) + " x " + std::to_string(grid_y) + " x " +
+                std::to_string(grid_z) + " blocks");
+  if (shared > SHARED)
+    return fail("CUDA_ERROR_INVALID_VALUE: " + launched.name + " with " +
+                std::to_string(shared) + " bytes of shared memory, more than 49152");
+  launched.launches++;
+  kernel = &launched;
+  arguments = (void**)packed;
+  blockDim = {block_x, block_y, block_z};
+  gridDim = {grid_x, grid_y, grid_z};
+  for (unsigned z = 0; z < grid_z; z++)
+    for (unsigned y = 0; y < grid_y; y++)
+      for (unsigned x = 0; x < grid_x; x++) {
+        blockIdx = {x, y, z};
+        memset(dynamic_shared, POISON, shared + GUARD);
+        if (!run_block((unsigned)threads))
+          return fail("some threads of " + launched.name + " wait at a barrier, others have ended");
+        if (!is_poison(dynamic_shared + shared))
+          return fail(launched.name + " has written past its " + std::to_string(shared) +
+                      " bytes of shared memory");
+      }
+  long bytes = overrun();
+  if (bytes >= 0)
+    return fail(launched.name + " has written outside of an array of " +
+                std::to_string(bytes) + " bytes");
+  return none();
+}
+
+// ---- modules: what compiled.py has made of a source, loaded by it -------------------------------
+
+static PyObject* load_module;   // (image) -> a number
+static PyObject* load_function;  // (module, name) -> (the address of its thread, has it barriers)
+
+static address module_load(PyObject* image, int) {
+  PyObject* loaded = PyObject_CallOneArg(load_module, image);
+  if (!loaded) return 0;
+  address number = PyLong_AsSsize_t(loaded);
+  Py_DECREF(loaded);
+  return number;
+}
+
+static address module_function(address module, PyObject* name, int) {
+  PyObject* found = PyObject_CallFunction(load_function, "nO", module, name);
+  if (!found) return 0;
+  Py_ssize_t thread;
+  int barriers;
+  bool good = PyArg_ParseTuple(found, "np", &thread, &barriers);
+  Py_DECREF(found);
+  if (!good) return 0;
+  kernels.emplace_back(
+      new Kernel{PyUnicode_AsUTF8(name), (void (*)(void**))thread, barriers != 0, 0});
+  return (address)kernels.back().get();
+}
+
+static PyObject* module_unload(address, int) { return none(); }
+
+// ---- what CuPy asks of a device: one with the limits of most --------------------------------------
+
+static int attribute(int which, int, int) {
+  switch (which) {  // cudaDeviceAttr
+    case 1: case 2: case 3: return MOST_THREADS;  // threads in a block, and along x and y
+    case 4: return 64;                            // along z
+    case 5: return 2147483647;                    // blocks along x
+    case 6: case 7: return 65535;                 // along y and z
+    case 8: return SHARED;                        // shared memory of a block
+    case 10: return 32;                           // threads of a warp
+    case 16: return 4;                            // multiprocessors
+    case 39: return 2048;                         // threads of a multiprocessor
+    case 75: return 8;                            // compute capability, major
+    default: return 0;
+  }
+}
+
+static PyObject* properties(int, int) {
+  return Py_BuildValue("{s:s,s:i,s:i,s:i,s:i,s:i,s:i,s:L,s:i,s:i}", "name", "host memory", "major",
+                       8, "minor", 0, "multiProcessorCount", 4, "maxThreadsPerBlock", MOST_THREADS,
+                       "warpSize", 32, "sharedMemPerBlock", (int)SHARED, "totalGlobalMem", 8LL << 30,
+                       "maxThreadsPerMultiProcessor", 2048, "l2CacheSize", 0);
+}
+
+static PyObject* set_device(int device, int) {
+  return device ? fail("cudaErrorInvalidDevice: there is device 0 alone") : none();
+}
+
+static PyObject* memory_info(int) { return Py_BuildValue("LL", 8LL << 30, 8LL << 30); }
+static int device_count(int) { return 1; }
+static int driver_version(int) { return 12090; }
+static int zero(int) { return 0; }
+static int zero_of(address, int) { return 0; }
+static int no_peer(int, int, int) { return 0; }
+static float no_time(address, address, int) { return 0; }
+static address context(int) { return 1; }
+static int function_attribute(int which, address, int) { return which ? 0 : MOST_THREADS; }
+static int two_blocks(address, int, size_t, int) { return 2; }
+
+// Streams and events: all is done by the time that a call returns, so a handle is all there is.
+static address handle(int) { return 1; }
+static address handle_with(unsigned, int) { return 1; }
+
+static PyObject* nothing() { return none(); }
+static PyObject* nothing_i(int, int) { return none(); }
+static PyObject* nothing_p(address, int) { return none(); }
+static PyObject* nothing_pp(address, address, int) { return none(); }
+static PyObject* nothing_ipi(int, address, int, int) { return none(); }
+
+// ---- the two tables -----------------------------------------------------------------------------
+
+struct Double { const char* name; void* function; };
+
+static const Double RUNTIME[] = {
+    {"malloc", (void*)malloc_},
+    {"mallocAsync", (void*)malloc_async},
+    {"hostAlloc", (void*)malloc_pinned},
+    {"free", (void*)free_},
+    {"freeHost", (void*)free_},
+    {"freeAsync", (void*)free_async},
+    {"memGetInfo", (void*)memory_info},
+    {"pointerGetMemoryType", (void*)zero_of},
+    {"memcpy", (void*)copy},
+    {"memcpyAsync", (void*)copy_async},
+    {"memset", (void*)fill},
+    {"memsetAsync", (void*)fill_async},
+    {"deviceSynchronize", (void*)wait_for_device},
+    {"streamSynchronize", (void*)wait_for_stream_or_event},
+    {"eventSynchronize", (void*)wait_for_stream_or_event},
+    {"getDeviceCount", (void*)device_count},
+    {"getDevice", (void*)zero},
+    {"setDevice", (void*)set_device},
+    {"deviceGetAttribute", (void*)attribute},
+    {"getDeviceProperties", (void*)properties},
+    {"driverGetVersion", (void*)driver_version},
+    {"deviceCanAccessPeer", (void*)no_peer},
+    {"_deviceEnsurePeerAccess", (void*)nothing_i},
+    {"_ensure_context", (void*)nothing},
+    {"streamCreate", (void*)handle},
+    {"streamCreateWithFlags", (void*)handle_with},
+    {"streamDestroy", (void*)nothing_p},
+    {"streamQuery", (void*)nothing_p},
+    {"streamIsCapturing", (void*)zero_of},
+    {"eventCreate", (void*)handle},
+    {"eventCreateWithFlags", (void*)handle_with},
+    {"eventDestroy", (void*)nothing_p},
+    {"eventRecord", (void*)nothing_pp},
+    {"eventQuery", (void*)nothing_p},
+    {"eventElapsedTime", (void*)no_time},
+    {nullptr, nullptr}};
+
+static const Double DRIVER[] = {
+    {"ctxGetCurrent", (void*)context},
+    {"ctxGetDevice", (void*)zero},
+    {"moduleLoadData", (void*)module_load},
+    {"moduleGetFunction", (void*)module_function},
+    {"moduleUnload", (void*)module_unload},
+    {"funcGetAttribute", (void*)function_attribute},
+    {"funcSetAttribute", (void*)nothing_ipi},
+    {"occupancyMaxActiveBlocksPerMultiprocessor", (void*)two_blocks},
+    {"launchKernel", (void*)launch},
+    {nullptr, nullptr}};
+
+// A capsule is named after the C signature, which stays that of the original.
+static bool replace(PyObject* table, const Double* doubles) {
+  for (; doubles->name; doubles++) {
+    PyObject* original = PyDict_GetItemString(table, doubles->name);
+    if (!original) {
+      PyErr_SetString(PyExc_KeyError, doubles->name);
+      return false;
+    }
+    Py_INCREF(original);  // the name is its
+    PyObject* capsule = PyCapsule_New(doubles->function, PyCapsule_GetName(original), nullptr);
+    if (!capsule || PyDict_SetItemString(table, doubles->name, capsule)) return false;
+    Py_DECREF(capsule);
+  }
+  return true;
+}
+
+// ---- for Python -----------------------------------------------------------------------------------
+
+// install(runtime's table, driver's table, load_module, load_function)
+static PyObject* install(PyObject*, PyObject* args) {
+  PyObject *of_runtime, *of_driver;
+  if (!PyArg_ParseTuple(args, "OOOO", &of_runtime, &of_driver, &load_module, &load_function))
+    return nullptr;
+  Py_INCREF(load_module);
+  Py_INCREF(load_function);
+  return replace(of_runtime, RUNTIME) && replace(of_driver, DRIVER) ? none() : nullptr;
+}
+
+// counted() -> (syncs, copies to the device, copies to the host, {kernel: launches})
+static PyObject* counted(PyObject*, PyObject*) {
+  std::map<std::string, long> launches;  // a name can have several kernels: one for each dtype
+  for (auto& k : kernels) launches[k->name] += k->launches;
+  PyObject* by_name = PyDict_New();
+  for (auto& [name, n] : launches) {
+    PyObject* number = PyLong_FromLong(n);
+    PyDict_SetItemString(by_name, name.c_str(), number);
+    Py_DECREF(number);
+  }
+  return Py_BuildValue("lllN", syncs, to_device, to_host, by_name);
+}
+
+// set_order(last_first)
+static PyObject* set_order(PyObject*, PyObject* last_first) {
+  reversed = PyObject_IsTrue(last_first);
+  return none();
+}
+
+static PyMethodDef METHODS[] = {{"install", install, METH_VARARGS, nullptr},
+                                {"counted", counted, METH_NOARGS, nullptr},
+                                {"set_order", set_order, METH_O, nullptr},
+                                {nullptr, nullptr, 0, nullptr}};
+static PyModuleDef MODULE = {PyModuleDef_HEAD_INIT, "runtime", nullptr, -1, METHODS};
+
+PyMODINIT_FUNC PyInit_runtime() { return PyModule_Create(&MODULE); }
