@@ -83,6 +83,7 @@ def install() -> None:
     _runtime.set_order(_REVERSED)
     runtime.getDeviceCount = lambda: 1
     runtime.getDevice = lambda: 0
+    runtime.setDevice = lambda device: None
     runtime.driverGetVersion = lambda: 12090
     _replace_in_cupy()
 
