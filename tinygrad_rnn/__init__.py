@@ -10,7 +10,7 @@ from . import observer
 from . import cotangents
 from .recording import no_grad
 from .engine import op
-from . import backend
+from .backend import use_device
 from .linear import *
 from . import sparse
 from . import stale
@@ -43,8 +43,10 @@ from . import meter
 from .profile import profile
 from . import circuit
 from .draw import draw
+from . import finite
 from . import clipping
 from . import optim
+from . import cuda_optim
 from . import cuda
 from . import schedules
 from . import decode

@@ -1,4 +1,4 @@
-"""Gradients that are too long are clipped; gradients that are no numbers are refused."""
+"""Gradients that are too long are clipped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import numpy as np
 
 from .backend import backend_of, writable
 from .backward import rows_of_grad
-from .errors import DtypeError, NonFiniteError, SettingError, described
+from .errors import DtypeError, SettingError, described
+from .finite import expect_finite
 from .sparse import RowGradient
 from .tensor import Tensor
 
@@ -20,13 +21,16 @@ __all__ = ["clip_grad_norm_"]
 Parameters = Iterable[Tensor] | Iterable[tuple[str, Tensor]]
 
 
-def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
+def clip_grad_norm_(parameters: Parameters, max_norm: float) -> Any:
     """The norm of all gradients as one vector; if it is above ``max_norm``, they are scaled to it.
 
     PyTorch's factor is ``max_norm / (norm + 1e-6)``; a ``max_norm`` of inf only measures.  The
     parameters may come with their names, from ``named_parameters()``.  Raises NonFiniteError naming
     the first parameter whose gradient is not finite, SettingError unless ``max_norm > 0`` and there
     are parameters; nothing is then changed.
+
+    Where the gradients are on a device nothing waits for it: the norm is a Tensor there, of no
+    axes, and if it is not finite nothing is changed, which the step of the optimiser will tell.
     """
     try:
         fits = bool(max_norm > 0)
@@ -41,7 +45,11 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> float:
             "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
         )
     pairs = named("clip_grad_norm_", parameters)
-    norm = math.hypot(*[_finite_norm(name, rows_of_grad(x) or x.grad) for name, x in pairs])
+    if not any(isinstance(_entries(x), np.ndarray) for _, x in pairs):
+        tracked = [x for _, x in pairs if x.grad is not None]
+        if tracked:
+            return _clip_on_device(tracked, float(max_norm))
+    norm = math.hypot(*[_finite_norm(name, _entries(x)) for name, x in pairs])
     factor = float(max_norm) / (norm + 1e-6)
     if factor < 1:
         for _, x in pairs:
@@ -54,44 +62,72 @@ def entries_of(g: Tensor | RowGradient) -> Any:
     return g.values if isinstance(g, RowGradient) else g.array
 
 
-def _finite_norm(name: str, grad: Any) -> float:
+def _entries(x: Tensor) -> Any:
+    """The entries of the gradient of ``x``; None if there is none."""
+    grad = rows_of_grad(x) or x.grad
+    return None if grad is None else entries_of(grad)
+
+
+def _finite_norm(name: str, g: Any) -> float:
     """The length of a gradient, in float64, where squares of float32 cannot overflow; 0 of None."""
-    if grad is None:
+    if g is None:
         return 0.0
-    flat, squares = entries_of(grad).reshape(-1), 0.0
+    flat, squares = g.reshape(-1), 0.0
     for block in backend_of(flat).blocks(flat):
         x = flat[block].astype(np.result_type(flat, np.float64), copy=False)
         squares += float(abs(np.vdot(x, x)))
     if not math.isfinite(squares):
-        expect_finite("clip_grad_norm_", name, entries_of(grad))
+        expect_finite("clip_grad_norm_", name, g)
     return math.sqrt(squares)
 
 
 def _scale(x: Tensor, factor: float) -> None:
     """Multiply the gradient of ``x``; an array that anybody else holds is left as it is."""
+    g = _own_entries(x)
+    if g is not None:
+        g *= factor
+
+
+def _own_entries(x: Tensor) -> Any:
+    """The entries of the gradient of ``x`` that nobody else holds; None if there is no gradient."""
     rows = rows_of_grad(x)
     if rows is not None:
-        x.grad = RowGradient(rows.values * factor, rows.ids, rows.shape, once=True)
-    elif x.grad is not None:
-        held = getrefcount(x.grad) > 2  # by x and the call, and by somebody else
-        g = x.grad.array.copy() if held else writable(x.grad)
-        g *= factor
-        x.grad = Tensor(g)
+        values = rows.values.copy()
+        x.grad = RowGradient(values, rows.ids, rows.shape, once=True)
+        return values
+    if x.grad is None:
+        return None
+    held = getrefcount(x.grad) > 2  # by x and the call, and by somebody else
+    g = x.grad.array.copy() if held else writable(x.grad)
+    x.grad = Tensor(g)
+    return g
 
 
-def expect_finite(caller: str, name: str, g: Any) -> None:
-    """Raise NonFiniteError if NaN or infinity is in ``g``, the gradient of parameter ``name``."""
-    flat = g.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):  # one product; squares may overflow, though
-        if math.isfinite(abs(np.vdot(flat, flat))) or np.isfinite(flat).all():
-            return
-    raise NonFiniteError(
-        f"{caller}: the gradient of {name}, {described(g)}, is not finite\n"
-        f"  of its {g.size} entries {int(np.isnan(g).sum())} are NaN and"
-        f" {int(np.isinf(g).sum())} infinite; nothing has been changed\n"
-        "  hint: with detect_anomaly(): around forward and backward names the operation that made"
-        " them"
-    )
+# ---- on a device -------------------------------------------------------------------------------
+
+
+def _clip_on_device(parameters: list[Tensor], max_norm: float) -> Tensor:
+    """The norm, a Tensor: two launches for each gradient, and two."""
+    backend = backend_of(_entries(parameters[0]))
+    squares = backend.zeros((len(parameters),), np.float64)
+    for i, x in enumerate(parameters):
+        backend.fused(_squares)(squares, i, _entries(x))
+    norm = np.sqrt(np.sum(squares))
+    for x in parameters:
+        backend.fused(_scaled)(_own_entries(x), norm, max_norm)
+    return Tensor(norm)
+
+
+def _squares(squares: Any, i: int, g: Any) -> None:
+    """Put the sum of the squares of ``g`` in its place: in float64, as above."""
+    x = g.reshape(-1).astype(np.result_type(g, np.float64), copy=False)
+    squares[i] = np.vdot(x, x).real
+
+
+def _scaled(g: Any, norm: Any, max_norm: float) -> None:
+    """Multiply ``g`` by ``max_norm / norm`` if that is below 1."""
+    factor = np.minimum(max_norm / (norm + 1e-6), 1.0)
+    g *= np.where(np.isfinite(norm), factor, 1.0)
 
 
 def named(caller: str, parameters: Any) -> list[tuple[str, Tensor]]:

@@ -5,7 +5,9 @@ but the parameter has it, and otherwise gives the parameter a new one.  A graph 
 before does not go backwards to it any more, for that gradient would be of the old values.
 
 The arithmetic of a step is nothing beside the time it takes to fetch its arrays from memory, so it
-goes through them together, in blocks that fit into the cache, once.
+goes through them together, in blocks that fit into the cache, once.  On a device it is one kernel,
+made of the lines of C that stand with each formula, and a step does not wait: whether the gradients
+are finite the host learns later, see ``Guard``.
 
 Letters: w the parameter, g its gradient, lr the rate.
 """
@@ -20,15 +22,17 @@ import numpy as np
 
 from .backend import backend_of, writable
 from .backward import rows_of_grad
-from .clipping import Parameters, clip_grad_norm_, entries_of, expect_finite, named
+from .clipping import Parameters, clip_grad_norm_, entries_of, named
 from .engine import change
 from .errors import (
     DtypeError,
+    NonFiniteError,
     NotTrackedError,
     SettingError,
     described,
     expect_number,
 )
+from .finite import HINT, Guard, expect_finite
 from .saving import fitted, host_array
 from .sparse import RowGradient
 from .tensor import Tensor
@@ -46,6 +50,20 @@ __all__ = [
 Memory = dict[str, Any]
 
 
+def in_c(lines: str) -> Any:
+    """The decorator of a ``move`` that says it in C as well, for one entry of ``w``.
+
+    What ``constants`` gives is there by name as a double, the memory of a setting that is off as 0,
+    and ``S`` is the dtype of all else.
+    """
+
+    def spoken(move: Any) -> Any:
+        move.in_c = lines
+        return move
+
+    return spoken
+
+
 class Optimizer:
     """What the optimisers share: the parameters, and for each a memory of the steps so far.
 
@@ -61,6 +79,7 @@ class Optimizer:
         pairs = _leaves(type(self).__name__, params)
         self.names, self.parameters = [name for name, _ in pairs], [x for _, x in pairs]
         self.memories: list[Memory] = [{} for _ in self.parameters]
+        self.guard = Guard()
 
     def remembered(self, w: Any) -> Memory:
         """The memory of a parameter before its first step, by name: zeros; t counts its steps."""
@@ -74,6 +93,10 @@ class Optimizer:
         """Move ``w``, a block of a parameter, and bring its memory up to date: both in place."""
         raise NotImplementedError
 
+    def constants(self, t: int) -> dict[str, float]:
+        """The numbers that the C of ``move`` reads, at the ``t``-th step of a parameter."""
+        return {name: float(getattr(self, name)) for name in self.settings}
+
     def moves_rows(self) -> bool:
         """Whether a step leaves rows without gradient, and their memory, as they are."""
         return False
@@ -83,6 +106,10 @@ class Optimizer:
 
         NonFiniteError, before anything has moved, for a gradient with NaN or infinity; without
         ``check_finite`` the step is made all the same.
+
+        On a device the error comes later, for a step does not wait: nothing moves any more from
+        the step on whose gradient was not finite, and every 32nd step, and ``state_dict``, find
+        that out, name the parameter and that step, and take back what was counted since.
         """
         by = f"{type(self).__name__}.step"
         # It may be set to anything: a NumPy float64, say, would make float32 parameters float64.
@@ -91,16 +118,56 @@ class Optimizer:
             self._gradient(by, name, x) for name, x in zip(self.names, self.parameters, strict=True)
         ]
         if check_finite:
-            for name, g in zip(self.names, grads, strict=True):
-                if g is not None:
-                    expect_finite(by, name, entries_of(g))
+            self._check(by, grads)
+        else:
+            self._read()
         for parameter, g, memory in zip(self.parameters, grads, self.memories, strict=True):
             if g is not None:
                 w = writable(parameter)
-                if self.remembers() and not memory:
-                    memory |= self.remembered(w)
+                if self.remembers():
+                    self._prepare(memory, w)
                 (self._move_rows if isinstance(g, RowGradient) else self._move_all)(w, g, memory)
                 change(parameter, w, by)
+
+    def _check(self, by: str, grads: list[Any]) -> None:
+        """NonFiniteError for a gradient on the host; what is on a device is asked to tell later."""
+        elsewhere, here = [], False
+        for i, g in enumerate(grads):
+            if g is not None:
+                x = entries_of(g)
+                if isinstance(x, np.ndarray):
+                    expect_finite(by, self.names[i], x)
+                    here = True
+                else:
+                    elsewhere.append((i, x))
+        if elsewhere:
+            self.guard.watch(elsewhere, self.memories)
+            if here or self.guard.is_due():  # or what is here would move alone
+                self._read()
+
+    def _read(self) -> None:
+        """Wait for a device: NonFiniteError if a gradient was not finite since it was last asked.
+
+        Nothing has moved since then, and so the memories are what they were.
+        """
+        found = self.guard.read()
+        if found:
+            number, step, self.memories = found
+            name, x = self.names[number], self.parameters[number]
+            raise NonFiniteError(
+                f"{type(self).__name__}.step: the gradient of {name}, {described(x)}, was not"
+                f" finite at step {step}\n"
+                f"  no parameter has moved since: steps {step} to {self.guard.step} were not made\n"
+                f"{HINT}"
+            )
+
+    def _prepare(self, memory: Memory, w: Any) -> None:
+        """Have ``memory`` where ``w`` is: zeros before the first step."""
+        if not memory:
+            memory |= self.remembered(w)
+        for name, x in memory.items():
+            if name != "t" and type(x) is not type(w):  # the model was moved to another device
+                memory[name] = backend_of(w).asarray(host_array(x))
 
     def _gradient(self, by: str, name: str, x: Tensor) -> Any:
         """That of ``x``: None, a Tensor, or, if rows are all that moves, a RowGradient."""
@@ -120,21 +187,31 @@ class Optimizer:
         """Move the rows of ``w`` that have a gradient, as if they were all of it."""
         parts = {name: x[rows.ids] for name, x in memory.items()}
         moved = w[rows.ids]
-        self.move(moved, rows.values.astype(_step_dtype(w), copy=False), **parts)
+        self._move(moved, rows.values, parts)
         w[rows.ids] = moved
         for name, x in parts.items():
             memory[name][rows.ids] = x
 
     def _move_all(self, w: Any, grad: Tensor, memory: Memory) -> None:
         """Move ``w`` block by block."""
-        g = grad.array.astype(_step_dtype(w), copy=False)
         if "t" in memory:
             memory["t"] = memory["t"] + 1
-        w, g = w.reshape(-1), g.reshape(-1)
+        w, g = w.reshape(-1), grad.array.reshape(-1)
         flat = {name: x if name == "t" else x.reshape(-1) for name, x in memory.items()}
         for block in backend_of(w).blocks(w):
             parts = {name: x if name == "t" else x[block] for name, x in flat.items()}
-            self.move(w[block], g[block], **parts)
+            self._move(w[block], g[block], parts)
+
+    def _move(self, w: Any, g: Any, memory: Memory) -> None:
+        """Move ``w`` on whatever device it is."""
+        if isinstance(w, np.ndarray):
+            self.move(w, g.astype(_step_dtype(w), copy=False), **memory)
+        elif hasattr(self.move, "in_c") and w.dtype.kind == "f":
+            flag, names = self.guard.flag_for(w), tuple(memory)
+            backend_of(w).fused(_moved)(self, flag, w, g, names, *memory.values())
+        else:  # without a kernel, nobody looks at the flag
+            self._read()
+            self.move(w, g.astype(_step_dtype(w), copy=False), **memory)
 
     def zero_grad(self) -> None:
         """Forget the gradients that the parameters have gathered."""
@@ -142,7 +219,11 @@ class Optimizer:
             parameter.grad = None
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        """Settings by name, and memories as ``0.v``, ``1.v``, ...: copies, as NumPy arrays."""
+        """Settings by name, and memories as ``0.v``, ``1.v``, ...: copies, as NumPy arrays.
+
+        NonFiniteError if a step on a device was not made: see ``step``.
+        """
+        self._read()
         state = self._settings()
         for i, memory in enumerate(self.memories):
             state |= {f"{i}.{name}": np.array(host_array(x)) for name, x in memory.items()}
@@ -176,6 +257,7 @@ class Optimizer:
         ]
         for name in self.settings:
             setattr(self, name, arrays[name].item())
+        self.guard = Guard()
 
     def _number(self, name: str, value: Any, below: float = math.inf) -> float:
         return expect_number(type(self).__name__, name, value, below)
@@ -224,6 +306,13 @@ class SGD(Optimizer):
     def remembers(self) -> bool:
         return bool(self.momentum)
 
+    @in_c(
+        """
+        g += S(weight_decay) * w;
+        v = S(momentum) * v + g;
+        w -= S(lr) * (nesterov ? g + S(momentum) * v : v);
+        """
+    )
     def move(self, w: Any, g: Any, v: Any = None) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
@@ -260,6 +349,13 @@ class Adagrad(Optimizer):
     def remembered(self, w: Any) -> Memory:
         return {"s": _zeros(w)}
 
+    @in_c(
+        """
+        g += S(weight_decay) * w;
+        s += g * g;
+        w -= S(lr) * g / (sqrt(s) + S(eps));
+        """
+    )
     def move(self, w: Any, g: Any, s: Any) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
@@ -295,12 +391,26 @@ class RMSprop(Optimizer):
     def remembered(self, w: Any) -> Memory:
         return {"v": _zeros(w)}
 
+    @in_c(
+        """
+        g += S(weight_decay) * w;
+        v = S(alpha) * v + S(1 - alpha) * (g * g);
+        w -= S(lr) * g / (sqrt(v) + S(eps));
+        """
+    )
     def move(self, w: Any, g: Any, v: Any) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
         v *= self.alpha
         v += (1 - self.alpha) * (g * g)
         w -= self.lr * g / (np.sqrt(v) + self.eps)
+
+
+_ADAPT = """
+        m = S(b1) * m + S(1 - b1) * g;
+        v = S(b2) * v + S(1 - b2) * (g * g);
+        w -= S(rate) * (m / (sqrt(v) / S(scale) + S(eps)));
+        """
 
 
 class Adam(Optimizer):
@@ -340,6 +450,11 @@ class Adam(Optimizer):
     def remembered(self, w: Any) -> Memory:
         return {"t": np.array(0), "m": _zeros(w), "v": _zeros(w)}
 
+    def constants(self, t: int) -> dict[str, float]:
+        rate, scale = self.lr / (1 - self.b1**t), (1 - self.b2**t) ** 0.5
+        return {**super().constants(t), "rate": rate, "scale": scale}
+
+    @in_c("g += S(weight_decay) * w;" + _ADAPT)
     def move(self, w: Any, g: Any, t: Any, m: Any, v: Any) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
@@ -374,9 +489,17 @@ class AdamW(Adam):
     ) -> None:
         super().__init__(params, lr, betas, eps, weight_decay)
 
+    @in_c("w -= S(lr * weight_decay) * w;" + _ADAPT)
     def move(self, w: Any, g: Any, t: Any, m: Any, v: Any) -> None:
         w -= self.lr * self.weight_decay * w
         self.adapt(w, g, int(t), m, v)
+
+
+def _moved(optimizer: Any, flag: Any, w: Any, g: Any, names: tuple[str, ...], *memory: Any) -> None:
+    """Move ``w`` and its memory, unless the flag is set: what the kernel of that name does."""
+    if not flag[1]:
+        parts = dict(zip(names, memory, strict=True))
+        optimizer.move(w, g.astype(_step_dtype(w), copy=False), **parts)
 
 
 def _step_dtype(w: Any) -> Any:
