@@ -7,6 +7,9 @@ host and device, the scatter-add, and the test of ids; and so does what pays on 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from importlib import import_module
 from sys import getrefcount
@@ -16,7 +19,15 @@ import numpy as np
 
 from .errors import DeviceError, IndexRangeError
 
-__all__ = ["Backend", "CupyBackend", "backend_for", "backend_of", "is_array", "writable"]
+__all__ = [
+    "Backend",
+    "CupyBackend",
+    "backend_for",
+    "backend_of",
+    "is_array",
+    "use_device",
+    "writable",
+]
 
 _CACHED = 2**18
 """Bytes of each of a few arrays that are gone through together: all fit into a core's cache."""
@@ -39,6 +50,14 @@ class Backend:
         """An array of zeros."""
         return np.zeros(shape, dtype)
 
+    def arange(self, n: int) -> Any:
+        """The integers 0 .. n - 1."""
+        return np.arange(n)
+
+    def index(self, index: Any, shape: tuple[int, ...]) -> Any:
+        """``index`` as it can point into an array of this backend, of this shape."""
+        return index
+
     def scatter_add(self, out: Any, index: Any, values: Any, once: bool = False) -> None:
         """Add ``values`` to ``out[index]`` in place; an entry that is named twice gets both.
 
@@ -46,7 +65,7 @@ class Backend:
         """
         if once or _names_each_entry_once(index):
             out[index] += values
-        elif isinstance(index, np.ndarray) and index.ndim and index.size and out.ndim > 1:
+        elif isinstance(index, np.ndarray) and index.ndim and out.ndim > 1:
             _add_rows(out, index, values)
         else:
             np.add.at(out, index, values)
@@ -85,10 +104,10 @@ class Backend:
 
 def _names_each_entry_once(index: Any) -> bool:
     """Whether no entry can be named twice: integers, slices, ``...``, None, or one boolean mask."""
-    if isinstance(index, np.ndarray):
+    if is_array(index):
         return index.dtype == bool
     parts = index if isinstance(index, tuple) else (index,)
-    return not any(isinstance(part, np.ndarray) and part.ndim for part in parts)
+    return not any(getattr(part, "ndim", 0) for part in parts)
 
 
 def _add_rows(out: Any, rows: Any, values: Any) -> None:
@@ -96,6 +115,8 @@ def _add_rows(out: Any, rows: Any, values: Any) -> None:
 
     Several times faster than ``add.at`` when a row is long, as in the table of an embedding.
     """
+    if not rows.size:
+        return
     values = np.broadcast_to(values, rows.shape + out.shape[1:])
     values = values.reshape(rows.size, *out.shape[1:])
     rows = rows.astype(np.intp).ravel()
@@ -106,28 +127,48 @@ def _add_rows(out: Any, rows: Any, values: Any) -> None:
     out[ordered[starts]] += np.add.reduceat(values[order], starts, axis=0)
 
 
+_REMEDIES = {
+    "No module named 'cupy": "pip install 'tinygrad_rnn[cuda13]', or [cuda12]; see nvidia-smi",
+    "InsufficientDriver": "nvidia-smi must list a GPU; [cuda12] runs on older drivers",
+    "NoDevice": "nvidia-smi must list a GPU, and CUDA_VISIBLE_DEVICES must not hide it",
+    "lib": "the extras [cuda12] and [cuda13] of tinygrad_rnn bring CUDA's libraries with them",
+    "": "python -c 'import cupy; cupy.show_config()' tells what CuPy finds",
+}
+"""Words in an error on the way to a first result of CuPy's, and what mends it."""
+
+
+def _cupy_that_works() -> Any:
+    """CuPy, once it has got a product, a sum and a compiled kernel right; or else DeviceError."""
+    try:
+        import cupy
+
+        if not cupy.is_available():
+            cupy.cuda.runtime.getDeviceCount()  # raises, and says why
+        ones = cupy.ones((2, 2), "f")
+        twelve = float(cupy.asnumpy((ones @ ones + 1).sum()))
+        if twelve != 12:
+            raise ArithmeticError(f"a first product came out as {twelve}, not 12")
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+        remedy = next(remedy for words, remedy in _REMEDIES.items() if words in told)
+        what = next(line for line in told.splitlines() if line.strip("= "))
+        raise DeviceError(
+            f"device 'cuda' cannot be used: {what}\n"
+            f"  hint: {remedy}; leave device out to stay on the CPU"
+        ) from error
+    return cupy
+
+
 class CupyBackend(Backend):
     """CuPy on a CUDA device; overrides only what must differ."""
 
     device = "cuda"
 
     def __init__(self) -> None:
-        try:
-            import cupy
-
-            if not cupy.is_available():
-                raise RuntimeError("no CUDA device")
-            ones = cupy.ones((2, 2), "f")
-            if float((ones @ ones + 1).sum()) != 12:  # runs NVRTC, cuBLAS and a reduction once
-                raise RuntimeError("a test product came out wrong")
-        except Exception as error:
-            raise DeviceError(
-                f"device 'cuda' cannot be used: {type(error).__name__}: {error}\n"
-                "  hint: install the extra that matches the driver, tinygrad_rnn[cuda12] or"
-                " tinygrad_rnn[cuda13], or leave device out to stay on the CPU"
-            ) from error
-        self.cupy = cupy
-        self.kernels = import_module(".cuda", __package__)  # read later: it needs what it speeds up
+        self.cupy = _cupy_that_works()
+        # Read when they are needed, as they themselves need what they speed up.
+        modules = [import_module(f".{name}", __package__) for name in _KERNELS]
+        self.kernels = {name: f for module in modules for name, f in vars(module).items()}
 
     def asarray(self, values: Any) -> Any:
         return self.cupy.asarray(values)
@@ -138,25 +179,89 @@ class CupyBackend(Backend):
     def zeros(self, shape: tuple[int, ...], dtype: Any) -> Any:
         return self.cupy.zeros(shape, dtype)
 
+    def arange(self, n: int) -> Any:
+        return self.cupy.arange(n)
+
+    def index(self, index: Any, shape: tuple[int, ...]) -> Any:
+        """The same with its arrays on the device, and masks as the places where they hold.
+
+        CuPy would upload arrays at every use, and wrap what is out of range without a word: so that
+        is looked for here, on the host, if all of the index is there.
+        """
+        many = isinstance(index, tuple)
+        parts = index if many else (index,)
+        if not any(map(is_device_array, parts)):
+            sides = shape if many or index.dtype == bool else shape[:1]
+            np.broadcast_to(np.empty((), "V0"), sides)[index]  # IndexError, or no bytes at all
+        found: list[Any] = []
+        for part in parts:
+            if not is_array(part):
+                found.append(part)
+            elif part.dtype == bool and part.ndim:
+                found.extend(map(self.asarray, part.nonzero()))
+            else:
+                found.append(self.asarray(part))
+        return tuple(found) if many or len(found) > 1 else found[0]
+
     def scatter_add(self, out: Any, index: Any, values: Any, once: bool = False) -> None:
+        """The same, always in the same order; CuPy's ``add.at``, which has none, is for integers.
+
+        An index that is more than ids of rows is spelled out, as a number for each entry.
+        """
         if once or _names_each_entry_once(index):
             out[index] += values
+        elif out.dtype.kind != "f":
+            self.cupy.add.at(out, self.index(index, out.shape), values)
+        elif out.dtype == np.float16 or not out.flags.c_contiguous:
+            total = self.zeros(out.shape, np.result_type(out.dtype, np.float32))
+            self.scatter_add(total, index, values)
+            out += total.astype(out.dtype, copy=False)
         else:
-            self.cupy.add.at(out, index, values)
+            rows, index = out, self.index(index, out.shape)
+            if not is_array(index) or index.dtype == bool:
+                index = self.arange(out.size).reshape(out.shape)[index]
+                rows = out.reshape(-1)
+            self.fused(_add_rows)(rows, index, values.astype(out.dtype, copy=False))
 
     def fused(self, body: Any) -> Any:
-        return getattr(self.kernels, body.__name__, body)
+        return self.kernels.get(body.__name__, body)
 
     def blocks(self, x: Any) -> list[slice]:
         return [slice(None)]
 
 
+_KERNELS = ("cuda", "cuda_layers", "cuda_optim")
+"""The modules in which kernels are looked up by name."""
+
 _NUMPY = Backend()
+_HERE: ContextVar[str] = ContextVar("device", default="cpu")
 
 
 @cache
 def _cupy() -> CupyBackend:
     return CupyBackend()
+
+
+@contextmanager
+def use_device(device: str) -> Iterator[None]:
+    """A context in which what is created without ``device=`` is created on ``"cpu"`` or ``"cuda"``.
+
+    That is what ``tensor`` makes of numbers and NumPy arrays, and so the parameters of modules.
+    What is on a device already, and what is computed from it, stays there.  DeviceError with the
+    reason if the device cannot be used.
+    """
+    backend_for(device)
+    before = _HERE.set(device)
+    try:
+        yield
+    finally:
+        _HERE.reset(before)
+
+
+def on_device(x: Any, device: str | None) -> Any:
+    """The array ``x`` on ``device``; itself if it is there."""
+    target, source = backend_for(device), backend_of(x)
+    return x if source is target else target.asarray(source.to_host(x))
 
 
 def writable(x: Any) -> Any:
@@ -169,7 +274,12 @@ def writable(x: Any) -> Any:
 
 def is_array(x: Any) -> bool:
     """Whether ``x`` is an array of either backend."""
-    return isinstance(x, np.ndarray) or hasattr(x, "__cuda_array_interface__")
+    return isinstance(x, np.ndarray) or is_device_array(x)
+
+
+def is_device_array(x: Any) -> bool:
+    """Whether ``x`` is an array on a CUDA device."""
+    return hasattr(x, "__cuda_array_interface__")
 
 
 def backend_of(x: Any) -> Backend:
@@ -180,8 +290,10 @@ def backend_of(x: Any) -> Backend:
 
 
 def backend_for(device: str | None) -> Backend:
-    """The backend of device ``"cpu"`` or ``"cuda"``; DeviceError with the reason if absent."""
-    if device in (None, "cpu"):
+    """The backend of ``"cpu"`` or ``"cuda"``, of that in use if None; DeviceError if absent."""
+    if device is None:
+        device = _HERE.get()
+    if device == "cpu":
         return _NUMPY
     if device == "cuda":
         return _cupy()

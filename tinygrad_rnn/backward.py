@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .backend import is_array
 from .cotangents import Sum, Term
 from .engine import Node, TensorCore
 from .errors import DtypeError, NotTrackedError, ShapeError, described
@@ -142,7 +143,7 @@ def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | No
             "  hint: reduce it first, loss = y.sum() or y.mean()"
         )
     g = np.ones_like(y.array) if gradient is None else gradient
-    array = g.array if isinstance(g, TensorCore) else np.asarray(g)
+    array = g.array if isinstance(g, TensorCore) else g if is_array(g) else np.asarray(g)
     array = array.copy()  # a gradient that is kept as rows may hold it beyond this pass
     if array.dtype.kind not in "fcbiu":
         raise DtypeError(
@@ -166,7 +167,7 @@ def own(g: Any, node: Node, kind: type[TensorCore]) -> TensorCore:
     if isinstance(g, Term):  # shared with nobody, and not in the node's dtype yet
         g = g.dense()
         return kind(g if g.dtype.kind == "c" else g.astype(node.dtype, copy=False))
-    return kind(np.asarray(g.copy()))
+    return kind(g.copy())
 
 
 def own_rows(g: Any) -> Sum:

@@ -175,6 +175,27 @@ def described(value: object) -> str:
         return kind
 
 
+def device_of(value: Any) -> str:
+    """``"cpu"`` or ``"cuda"`` for a Tensor or an array, ``""`` for what is on neither."""
+    value = getattr(value, "array", value)
+    if hasattr(value, "__cuda_array_interface__"):
+        return "cuda"
+    return "cpu" if isinstance(value, np.ndarray) else ""
+
+
+def mixed(name: str, arguments: dict[str, Any], devices: dict[str, str]) -> DeviceError:
+    """The error for arguments of two devices."""
+    lines = [f"{name}({', '.join(arguments)}): the arguments are on two devices"]
+    for key, device in devices.items():
+        value = described(getattr(arguments[key], "array", arguments[key]))
+        lines.append(f"  {key}: {value}" + f" on {device}" * bool(device))
+    own = next(key for key, device in devices.items() if device == "cpu")
+    return DeviceError(
+        "\n".join(lines)
+        + f"\n  hint: tensor({own}, device='cuda') of an array, {own}.to('cuda') of a Tensor"
+    )
+
+
 _CAUSES: dict[str, tuple[type[TinygradRNNError], str, str]] = {
     "Integers to negative": (DtypeError, "integers have no negative powers", "use x.astype(float)"),
     "did not contain a loop": (DtypeError, "what is no number cannot be computed with", ""),
@@ -256,9 +277,12 @@ _CAUSES: dict[str, tuple[type[TinygradRNNError], str, str]] = {
 """Words in an error of NumPy's: what kind of error it is here, what it says, and what mends it."""
 
 
-def explained(name: str, arguments: dict[str, object], error: Exception) -> TinygradRNNError:
+def explained(name: str, arguments: dict[str, Any], error: Exception) -> TinygradRNNError:
     """The error that says how the body of operation ``name`` failed on these arguments."""
     text = str(error).strip()
+    devices = {key: device_of(value) for key, value in arguments.items()}
+    if {"cpu", "cuda"} <= set(devices.values()) and not isinstance(error, IndexError):
+        return mixed(name, arguments, devices)
     kind: type[TinygradRNNError] = ShapeError
     hint = f"help({name}) says what the arguments have to be"
     if isinstance(error, np.exceptions.AxisError):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import log, softplus, where
-from .backend import backend_of
+from .backend import backend_of, is_device_array
 from .errors import (
     DtypeError,
     IndexRangeError,
@@ -96,6 +96,7 @@ def _mean_of_picked(scores, name, losses_of, targets, ignore_index):
             f"{name}: targets {targets.shape}, values {scores.shape}\n"
             f"  expected: targets {scores.shape[:-1]}, one class for each row\n  hint: {hint}"
         )
+    targets = backend_of(targets).to_host(targets)  # where to look at them costs nothing
     counted = targets != ignore_index if ignore_index is not None else np.full(targets.shape, True)
     ids = np.where(counted, targets, 0)
     if ignore_index is None and (targets == -100).any():
@@ -104,10 +105,11 @@ def _mean_of_picked(scores, name, losses_of, targets, ignore_index):
             "  hint: ignore_index=-100 leaves such targets out; no index is ignored by default"
         )
     backend_of(ids).check_ids(name, ids, scores.shape[-1])
-    losses = losses_of(rows_of(scores), ids.reshape(-1))
+    asarray = backend_of(getattr(scores, "array", scores)).asarray
+    losses = losses_of(rows_of(scores), asarray(ids.reshape(-1)))
     count = int(counted.sum())
     if count != targets.size:
-        losses = where(counted.reshape(-1), losses, 0.0)
+        losses = where(asarray(counted.reshape(-1)), losses, 0.0)
     return sum(losses) / (count or 1)
 
 
@@ -133,24 +135,25 @@ def mse(x, y):
 def binary_cross_entropy_with_logits(logits, targets):
     """The mean of ``-t log p - (1 - t) log(1 - p)``, ``p = sigmoid(logits)``; never overflows.
 
-    SettingError unless ``0 <= t <= 1``.
+    SettingError unless ``0 <= t <= 1``; on a device, where that is not looked at, NaN.
     """
     name = "binary_cross_entropy_with_logits"
     logits, targets = _alike(name, logits=logits, targets=targets)
-    _expect_probabilities(name, "targets", targets, _LABELS)
+    targets = _probabilities(name, "targets", targets, _LABELS)
     return mean(targets * softplus(-logits) + (1 - targets) * softplus(logits))
 
 
 def binary_cross_entropy(p, targets):
     """The mean of ``-t log p - (1 - t) log(1 - p)`` for probabilities; 0 log 0 counts as 0.
 
-    SettingError unless ``0 <= p <= 1`` and ``0 <= t <= 1``.
+    SettingError unless ``0 <= p <= 1`` and ``0 <= t <= 1``; on a device, where that is not looked
+    at, NaN.
     """
     name = "binary_cross_entropy"
     p, targets = _alike(name, p=p, targets=targets)
     hint = "binary_cross_entropy_with_logits takes logits; sigmoid(x) makes probabilities of them"
-    _expect_probabilities(name, "p", p, hint)
-    _expect_probabilities(name, "targets", targets, _LABELS)
+    p = _probabilities(name, "p", p, hint)
+    targets = _probabilities(name, "targets", targets, _LABELS)
     yes = targets * log(where(targets == 0, 1.0, p))
     no = (1 - targets) * log(where(targets == 1, 1.0, 1 - p))
     return -mean(yes + no)
@@ -159,15 +162,21 @@ def binary_cross_entropy(p, targets):
 _LABELS = "(t + 1) / 2 turns labels -1 and 1 into 0 and 1; ids of classes go to cross_entropy"
 
 
-def _expect_probabilities(name: str, argument: str, x: Any, hint: str) -> None:
-    """Raise SettingError if a number in ``x`` is below 0 or above 1; NaN is left to be seen."""
+def _probabilities(name: str, argument: str, x: Any, hint: str) -> Any:
+    """``x``; SettingError if a number in it is below 0 or above 1; NaN is left to be seen.
+
+    On a device, where a look would wait for all that is under way, NaN takes the place of these.
+    """
     values = getattr(x, "array", x).real  # complex in the complex step of a gradcheck
-    outside = values[(values < 0) | (values > 1)]
-    if outside.size:
+    outside = (values < 0) | (values > 1)
+    if is_device_array(values):
+        return where(outside, np.nan, x)
+    if outside.any():
         raise SettingError(
-            f"{name}: {argument}, {described(values)}, has {float(outside[0]):.6g} in it\n"
+            f"{name}: {argument}, {described(values)}, has {float(values[outside][0]):.6g} in it\n"
             f"  expected: 0 <= {argument} <= 1\n  hint: {hint}"
         )
+    return x
 
 
 _TO_INT = "ids count rows; use .astype(int)"

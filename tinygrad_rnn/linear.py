@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from .backend import backend_for, backend_of
+from .backend import backend_of, is_array, on_device
 from .cotangents import Sum, Term
 from .engine import TensorCore, formula, op
-from .errors import DtypeError, ShapeError, described
+from .errors import DtypeError, ShapeError, described, explained
 
 __all__ = [
     "broadcast_to",
@@ -103,7 +103,7 @@ def cumsum(x, axis=None):
 
 @op(x=lambda g, source: to_device(g, source))
 def _to_device(x, source, target):
-    return backend_for(target).asarray(backend_for(source).to_host(x))
+    return on_device(x, target)
 
 
 def to_device(x, device):
@@ -238,7 +238,7 @@ def _scatter(x, index, shape, once=False):
 
 def getitem(x, index):
     """``x[index]``: integers, slices, ``...``, None, integer arrays, masks, and mixtures."""
-    return _getitem(x, _frozen(index))
+    return _getitem(x, _frozen(index, x, x.shape))
 
 
 def scatter(x, index, shape, once=False):
@@ -246,7 +246,7 @@ def scatter(x, index, shape, once=False):
 
     ``once`` promises that none is, which saves looking.
     """
-    return _scatter(x, _frozen(index), shape, once)
+    return _scatter(x, _frozen(index, x, shape), shape, once)
 
 
 def gathering(g: Any) -> Sum:
@@ -274,7 +274,7 @@ _scatter_add.operation.joint.takes_terms = True
 def scatter_add(x, index, updates):
     """``x`` with ``updates`` added at ``index``; an entry named twice gets both."""
     own = _astype(x, np.result_type(x.dtype, updates.dtype))
-    return _scatter_add(own, _frozen(index), updates)
+    return _scatter_add(own, _frozen(index, x, x.shape), updates)
 
 
 def _before(x, axis):
@@ -282,10 +282,24 @@ def _before(x, axis):
     return (slice(None),) * normalize_axis_tuple(axis, x.ndim)[0]
 
 
-def _frozen(index):
-    """The index with copies of its arrays: later changes cannot reach the backward pass."""
+def _frozen(index, x, shape):
+    """The index into ``shape`` with copies of its arrays, where ``x`` is: no change reaches them.
+
+    On a device they are uploaded here, once, and checked before, for CuPy would wrap them.
+    """
+    index, array = _copied(index), getattr(x, "array", x)
+    if type(array) is np.ndarray or not (isinstance(index, tuple) or is_array(index)):
+        return index
+    try:
+        return backend_of(array).index(index, shape)
+    except IndexError as error:
+        raise explained("getitem", {"x": x, "index": index}, error) from error
+
+
+def _copied(index):
+    """The index with copies of its arrays, as integers or masks."""
     if isinstance(index, tuple):
-        return tuple(map(_frozen, index))
+        return tuple(map(_copied, index))
     if isinstance(index, TensorCore):
         if index.node is not None:
             raise DtypeError(
@@ -324,16 +338,17 @@ def take(x, indices, axis=None):
 @formula
 def take_along_axis(x, indices, axis):
     """``x[..., indices[..., i, ...], ...]``: one index for each entry of the result."""
-    indices = np.array(indices)  # a copy, as of every index
+    indices = indices if hasattr(indices, "ndim") else np.array(indices)
     if indices.ndim != x.ndim:
         raise ShapeError(
             f"take_along_axis(x, indices, axis): x {x.shape}, indices {indices.shape}\n"
             f"  expected: indices with {x.ndim} axes too\n  hint: expand_dims(indices, axis)"
         )
     (axis,) = normalize_axis_tuple(axis, x.ndim)
-    grid = list(np.ogrid[tuple(map(slice, x.shape))])
+    arange, ones = backend_of(getattr(x, "array", x)).arange, [1] * x.ndim
+    grid = [arange(n).reshape(*ones[:i], n, *ones[i + 1 :]) for i, n in enumerate(x.shape)]
     grid[axis] = indices
-    return _getitem(x, tuple(grid))
+    return getitem(x, tuple(grid))
 
 
 @formula

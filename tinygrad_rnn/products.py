@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
+from .backend import backend_of
 from .cotangents import Term
 from .engine import TensorCore, formula, op
 from .errors import DtypeError, ShapeError, described
@@ -254,7 +255,7 @@ def _diagonal(subscripts, term, x):
                     f" shape {x.shape}\n  expected: equal sides for one letter\n"
                     "  hint: two letters for two axes; one twice takes the diagonal"
                 )
-            index = np.arange(x.shape[i])
+            index = backend_of(getattr(x, "array", x)).arange(x.shape[i])
             rest = [k for k in range(x.ndim) if k not in (i, j)]
             x = getitem(transpose(x, [i, j, *rest]), (index, index))
             term = letter + "".join(term[k] for k in rest)
@@ -302,7 +303,8 @@ def conv1d(x, weight, bias=None, stride=1, padding=0, dilation=1):
             f"conv1d(x, weight): {x.shape[2]} time steps are fewer than the window of"
             f" {dilation * (width - 1) + 1}\n  hint: padding=n adds n steps of zeros on either side"
         )
-    places = stride * np.arange(steps)[:, None] + dilation * np.arange(width)
+    arange = backend_of(getattr(x, "array", x)).arange
+    places = stride * arange(steps)[:, None] + dilation * arange(width)
     windows = transpose(getitem(x, (slice(None), slice(None), places)), (0, 2, 1, 3))
     y = reshape(windows, (*windows.shape[:2], -1)) @ transpose(
         reshape(weight, (weight.shape[0], -1))

@@ -173,7 +173,7 @@ def prod(x, axis=None, keepdims=False):
     sides = (_count(x.shape, axes), *[x.shape[i] for i in others])
     x = reshape(transpose(x, [*axes, *others]), sides)
     if not x.shape[0]:
-        x = concatenate([x, np.ones((1, *x.shape[1:]), x.dtype)])
+        x = concatenate([x, np.ones_like(getattr(x, "array", x), shape=(1, *x.shape[1:]))])
     while x.shape[0] > 1:
         half = x.shape[0] // 2
         pairs = x[:half] * x[half : 2 * half]

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from . import arithmetic, linear, products, reductions
-from .backend import backend_for, backend_of
+from .backend import backend_of, is_device_array, on_device
 from .backward import backward, gathered
 from .engine import TensorCore, Watch, expect_no_mask, leaf, outdate
 from .errors import DtypeError, NotTrackedError, ShapeError, described, explained
@@ -23,8 +23,10 @@ def tensor(
 ) -> Tensor:
     """A Tensor with a copy of ``data``; a leaf that gathers gradients if ``requires_grad``.
 
-    Python floats become float32, arrays keep their dtype.  Raises DtypeError for data that are not
-    numbers, and for ``requires_grad`` of integers.
+    Python floats become float32, arrays keep their dtype.  It is on ``device``, ``"cpu"`` or
+    ``"cuda"``; if that is left out, arrays of a device stay there, and all else goes to the host,
+    or where ``use_device`` says.  Raises DtypeError for data that are not numbers, and for
+    ``requires_grad`` of integers; DeviceError, with the reason, for a device that is not there.
     """
     if isinstance(data, TensorCore):
         data = data.array
@@ -43,8 +45,8 @@ def tensor(
         raise DtypeError(
             f"tensor(data): data is {described(data)}\n  expected: numbers\n  hint: {hint}"
         )
-    if device is not None or isinstance(array, np.generic):
-        array = backend_for(device).asarray(array)
+    if device is not None or not is_device_array(array):
+        array = on_device(np.asarray(array) if isinstance(array, np.generic) else array, device)
     return Tensor(array, leaf(array) if requires_grad else None)
 
 
@@ -212,7 +214,7 @@ class Tensor(TensorCore):
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         self._expect_apart("deepcopy")
-        return tensor(self.array, requires_grad=self.requires_grad)
+        return tensor(self.array, requires_grad=self.requires_grad, device=self.device)
 
     def _expect_apart(self, name: str) -> None:
         """Raise for a Tensor that drags a graph behind it."""
@@ -225,7 +227,7 @@ class Tensor(TensorCore):
 
     def __reduce__(self) -> Any:
         self._expect_apart("pickle")
-        return tensor, (self.array, self.dtype, self.requires_grad)
+        return tensor, (self.numpy(), self.dtype, self.requires_grad, self.device)
 
     # ---- gradients ----
 
@@ -292,7 +294,7 @@ class Tensor(TensorCore):
 
         def on_cotangent(g: Any) -> Any:
             recorded = isinstance(g, Tensor)
-            replaced = hook(g if recorded else Tensor(np.asarray(g.copy())))
+            replaced = hook(g if recorded else Tensor(g.copy()))
             if replaced is None:
                 return g
             _expect_tensor("register_hook, what the hook returned", replaced, g.shape)
