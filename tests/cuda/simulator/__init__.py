@@ -21,8 +21,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 
-import numpy as np
-
 from tinygrad_rnn import backend
 
 from ..tiers import Costs

@@ -146,6 +146,8 @@ class ndarray:
         key, arrays = self.checked_key(key)
         target = self._payload[key]
         if isinstance(value, (np.ndarray, list, tuple)):
+            if arrays:
+                raise Hazard("host values for a scatter: CuPy copies them to the device each time")
             raise ValueError("non-scalar numpy.ndarray cannot be used for fill")
         values = value._payload if isinstance(value, ndarray) else value
         if target.size:
@@ -161,7 +163,7 @@ class ndarray:
         parts = key if isinstance(key, tuple) else (key,)
         for part in parts:
             _check_part(part)
-        parts = [part._payload if isinstance(part, ndarray) else part for part in parts]
+        parts = [_part(part) for part in parts]
         arrays = [part for part in parts if isinstance(part, np.ndarray)]
         if not arrays and not any(part is Ellipsis for part in parts):
             parts.append(Ellipsis)
@@ -180,15 +182,26 @@ def _check_part(part):
         raise Hazard(f"index of type {type(part).__name__}: CuPy copies it to the device each time")
     if isinstance(part, (bool, np.bool_)):
         raise Hazard("a truth value as an index makes the host wait for the device")
-    if isinstance(part, slice):
-        for bound in (part.start, part.stop, part.step):
-            if isinstance(bound, ndarray):
-                hidden_sync("a device array as the bound of a slice")
-    elif isinstance(part, ndarray):
+    if isinstance(part, ndarray):
         if part.dtype == bool:
             hidden_sync("a boolean mask as an index")
         elif part.dtype.kind not in "iu":
             raise IndexError("arrays used as indices must be of integer or boolean type")
+
+
+def _part(part):
+    """This part of an index for the payload."""
+    if isinstance(part, slice):
+        return slice(*(_bound(x) for x in (part.start, part.stop, part.step)))
+    return part._payload if isinstance(part, ndarray) else part
+
+
+def _bound(x):
+    """The bound of a slice; one on the device is read."""
+    if not isinstance(x, ndarray):
+        return x
+    hidden_sync("a device array as the bound of a slice")
+    return int(x._payload)
 
 
 def _gather(arrays):

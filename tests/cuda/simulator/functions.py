@@ -14,8 +14,8 @@ SCALARS = (bool, int, float, complex, np.number, np.bool_)
 
 SYNCS = set(
     "argpartition argwhere bincount compress extract flatnonzero histogram histogram2d histogramdd"
-    " intersect1d nonzero setdiff1d setxor1d sliding_window_view trim_zeros union1d unique"
-    " unique_all unique_counts unique_inverse unique_values unravel_index".split()
+    " intersect1d nonzero setdiff1d setxor1d shares_memory sliding_window_view trim_zeros union1d"
+    " unique unique_all unique_counts unique_inverse unique_values unravel_index".split()
 )
 """Functions that make the host wait, since the shape of what they give depends on values."""
 
@@ -86,7 +86,7 @@ def on_device(result, sources, name=""):
     """``result`` of NumPy as arrays of the device; one that looks into a source is a view of it."""
     if isinstance(result, (tuple, list)):
         return type(result)(on_device(part, sources, name) for part in result)
-    if not isinstance(result, (np.ndarray, np.generic)):
+    if not isinstance(result, (np.ndarray, np.generic, bool, int)):
         return result
     result = np.asarray(result)
     for source in sources:
@@ -162,11 +162,13 @@ class Ufunc:
         out = kwargs.pop("out", None) if len(args) == self.nin else args[self.nin]
         if out is not None and not isinstance(out, ndarray):
             raise TypeError(f"Unsupported type {type(out)} given to cupy.{self.__name__} as out")
-        into = None if out is None else out._payload
+        if out is not None:
+            kwargs["out"] = out._payload
         inputs = payload(args[: self.nin], self.__name__)
-        result = self.function(*inputs, out=into, order="C", **kwargs)
+        result = self.function(*inputs, order="C", **kwargs)
         result = out if out is not None else on_device(result, ())
         launch(any(part.size for part in arrays_in((result,))))
+        launch(sum(_overlap(x, out) for x in arrays_in(args[: self.nin])))
         return result
 
     def reduce(self, a, axis=0, dtype=None, out=None, keepdims=False):
@@ -205,6 +207,14 @@ class Ufunc:
 
     def __getattr__(self, name):
         raise AttributeError(f"a ufunc of CuPy has no attribute {name!r}")
+
+
+def _overlap(x, out):
+    """Whether ``x`` has to be copied before ``out`` is written: they share some memory, not all."""
+    if out is None or not np.may_share_memory(x._payload, out._payload):
+        return False
+    same = x._payload.ctypes.data == out._payload.ctypes.data
+    return not (same and x.shape == out.shape and x.strides == out.strides)
 
 
 @cache

@@ -8,12 +8,15 @@ from . import counting
 from .array import _gather, _to_dtype, ndarray
 
 SEVERAL = {
+    "argsort": 2,
+    "array_equal": 2,
     "linspace": 2,
     "nan_to_num": 3,
     "norm": 3,
     "ptp": 3,
     "put_along_axis": 5,
     "roll": 2,
+    "sort": 2,
     "std": 4,
     "take_along_axis": 4,
     "tril": 2,
@@ -49,18 +52,16 @@ def count(name, args, kwargs, result) -> None:
         if isinstance(x, ndarray)
         for arg in args[:1] or (None,)
     ):
-        counting.launch(_of_whole(name, args))
+        counting.launch(_of_whole(name, args, result))
 
 
-def _of_whole(name, args):
+def _of_whole(name, args, result):
     """The launches of a function that goes through its whole argument."""
     if name in FREE:
         return 0
     x = args[0] if args else None
     if name in ("cumsum", "cumprod"):
-        return 2 if x.ndim > 1 and len(args) > 1 else 1
-    if name == "sort":
-        return 1
+        return 2 if result.ndim > 1 else 1
     if name == "mean" and x.dtype.kind in "iub":
         return 2
     return SEVERAL.get(name, 1)
@@ -79,9 +80,8 @@ def _copies(dst, src, casting="same_kind", where=None):
 
 def _count_joined(arrays, result):
     parts = [x for x in arrays if x.size]
-    casts = sum(x.dtype != result.dtype for x in parts)
-    if len(parts) < MANY or casts:
-        counting.launch(len(parts) + casts)
+    if len(parts) < MANY or any(x.dtype != result.dtype for x in parts):
+        counting.launch(len(parts))
     else:
         counting.launch()
         counting.uploaded()
@@ -92,16 +92,14 @@ def _count_product(name, args, result, out):
     a, b = [x for x in args if isinstance(x, ndarray)][:2] if name != "einsum" else (None, None)
     if name == "einsum":
         counting.launch()
-        counting.product(len(args) > 2)
+        counting.product(_contracts(args[0]))
         return
-    if not result.size:
+    if not (result.size and a.size and b.size):
         return
     if a.ndim == b.ndim == 1:
         counting.launch()
         return
     counting.product()
-    if not (a.size and b.size):
-        return
     casts = sum(x.dtype != result.dtype for x in (a, b))
     batched = name == "matmul" and max(a.ndim, b.ndim) > 2
     copied = 0
@@ -113,6 +111,13 @@ def _count_product(name, args, result, out):
     if out is not None and not out.flags.c_contiguous:
         copied += 1
     counting.launch(casts + copied)
+
+
+def _contracts(subscripts):
+    """Whether two operands share an index that the result has not, so that it is a product."""
+    inputs, _, output = subscripts.partition("->")
+    a, _, b = inputs.partition(",")
+    return bool((set(a) & set(b)) - set(output))
 
 
 def scatter(a, arrays, values):

@@ -1,0 +1,395 @@
+"""The simulator and CuPy are of one mind: what they accept, what comes out, what it costs.
+
+A row is a call as it would be written, on the arrays of ``arrays``.  On the simulator it is held to
+NumPy; on host memory and on a device the same row is run by CuPy itself, beside the simulator.
+"""
+
+import contextlib
+import copy
+import sys
+import types
+
+import numpy as np
+import pytest
+
+from . import simulator
+from .compared import ROUNDING
+from .simulator import counting, namespace, table
+from .simulator.functions import SYNCS
+
+SAME = """
+A + B                            A - 2.0                          2 * A
+A / V                            A ** 2                           A // 0.5
+A % 0.7                          -A                               abs(A)
+A > 0                            A == B                           A != 0.0
+A @ B.T                          A.T @ B                          A @ V
+V @ A.T                          V @ V                            S @ S.transpose(0, 2, 1)
+S @ B.T                          A @ S.transpose(0, 2, 1)         S @ V
+A[:, ::2] @ B[:, ::2].T          A[::-1] @ B.T                    S[:, 0] @ A.T
+A[:0] @ B.T                      A[:, :0] @ B.T[:0]               D @ A.T
+A.T[:, :2] @ A[:2]               np.matmul(A, B.T, out=xp.empty((3, 3), "f"))
+np.matmul(A, B.T, out=xp.empty((3, 5), "f")[:, :3])
+np.matmul(A, B.T, out=xp.empty((3, 3), "f").T)                    np.dot(A, B.T)
+np.tensordot(S, S, axes=([0, 1], [0, 1]))
+np.tensordot(A, B, axes=([0], [0]))                               np.einsum("ij,kj->ik", A, B)
+np.einsum("bi,bj->bij", A, B)    np.add(A, B, out=A)              np.multiply(A, 2, out=A)
+np.tanh(A, out=A)                np.subtract(1, A, out=A)         np.add(A, B, dtype="d")
+np.exp(A.T)                      np.tanh(A[:, 1:3])               np.logaddexp(A, B)
+np.expm1(A)                      np.log1p(abs(A))                 np.sqrt(abs(A))
+np.maximum(A, 0)                 np.minimum(A, B)                 np.sign(A)
+np.isfinite(A)                   np.copysign(A, B)                np.where(M, A, 0.0)
+np.where(M, A, np.float64(0))    np.clip(A, -1, 1)                np.clip(A, 0, None)
+A.clip(0, 1)                     A.clip(None, 0.5)                np.nan_to_num(A)
+np.round(A)                      A * np.float32(3)                A * np.float64(2)
+np.float64(2) * A                A * X                            A * D
+I * 1.5                          I / (I + 1)                      V[:3] + I
+F * A                            F + 100.0                        I + True
+M + M                            M & (A > 0.5)                    ~M
+M | M                            I // 2                           np.floor(A)
+np.power(A, 3)                   np.square(A)                     np.isnan(A)
+np.sin(A)                        np.cos(A)                        np.log(abs(A))
+np.negative(A)                   A.sum()                          A.sum(axis=0)
+np.sum(S, axis=(0, 2), keepdims=True)                             np.sum(A, dtype="d")
+A.sum(axis=0, out=xp.empty(4, "f"))                               F.sum(axis=0)
+M.sum()                          A[:0].sum(axis=0)                np.add.reduce(A, axis=0)
+np.mean(A, axis=1)               A.mean()                         I.mean()
+A.var(axis=0)                    A.std(axis=1, ddof=1)            np.max(A, axis=1)
+A.min()                          A.argmax(axis=1)                 np.argmax(A)
+np.argmin(A, axis=0)             M.any()                          np.all(M, axis=1)
+np.prod(A, axis=0)               np.cumsum(A, axis=1)             np.cumsum(V)
+np.cumprod(A, axis=1)            np.linalg.norm(A)                np.count_nonzero(M)
+np.vdot(A, B)                    np.trace(A[:, :3])               np.diff(A)
+np.array_equal(A, B)             np.concatenate([A, B])           np.concatenate([A, B, A], axis=1)
+np.concatenate([A] * 8)          np.concatenate([A] * 9)          np.stack([V] * 10)
+np.concatenate([A, D])           np.concatenate([A, A[:0]])       np.concatenate([A.T, A.T])
+np.stack([A, B], axis=1)         np.split(A, 2, axis=1)[1]        np.array_split(A, 2)[0]
+np.pad(A, ((1, 0), (0, 2)))      np.tile(A, (1, 2))               np.repeat(A, 2, axis=0)
+np.flip(A, 0)                    np.roll(A, 1, axis=1)            np.broadcast_to(V, (3, 4))
+np.moveaxis(S, 0, -1)            np.swapaxes(S, 0, 1)             np.squeeze(A[None], axis=0)
+np.expand_dims(A, 1)             np.tril(A)                       np.outer(V, V)
+np.transpose(S, (2, 0, 1))       A.reshape(2, 6)                  A.T.reshape(2, 6)
+np.reshape(A, (4, 3))            A.ravel()                        A.T.ravel()
+A.flatten()                      A.T.copy()                       np.copy(A.T)
+A.astype("d")                    A.T.astype("d")                  A.astype("f", copy=False)
+A.astype("i")                    A.real                           A.T
+A[1]                             A[1, 2]                          A[-1]
+A[1:, ::2]                       A[None, ..., ::-1]               A[..., 0]
+A[I]                             A[I - 3]                         A[:, I]
+A[I, :2]                         A[0, I]                          A[..., I]
+A[K % 3]                         A[I, I]                          S[:, I, I]
+S[I % 2, :, I]                   A[I[:, None], I]                 A[I[:0]]
+A[I.astype("i")]                 A.T[I]                           A[I[0]]
+A[np.int64(1)]                   np.take(A, I, axis=0)            A.take(I, axis=1)
+np.take_along_axis(A, K, 1)      np.searchsorted(xp.arange(5), I)  np.sort(A, axis=1)
+np.argsort(A, axis=1)            np.argsort(I, kind="stable")     np.argsort(-A, axis=0)
+np.zeros_like(A.T)               np.ones_like(A)                  np.full_like(A, 2.0)
+xp.zeros((3, 4))                 xp.ones((2, 2), "f")             xp.full((2, 2), 0.5)
+xp.arange(3)                     xp.arange(1, 7, 2)               xp.linspace(0, 1, 5)
+xp.eye(3)                        xp.asarray(A)                    xp.array(A)
+xp.asarray(1.5)                  xp.asarray(H)                    xp.asarray(H.T)
+xp.asarray([1.0, 2.0])           xp.asarray(H[:, ::2])            xp.asarray(H[:0])
+xp.asarray(np.float32(2))        copy.deepcopy(A)                 np.result_type(A, 1.0)
+np.may_share_memory(A, A[1:])    np.iscomplexobj(A)               np.shape(A)
+np.ndim(A)                       len(A)                           A.size
+A.nbytes                         A.base is None                   A[1:].base is A
+A.T.flags.owndata                hasattr(A, "setflags")           hasattr(A, "__index__")
+hasattr(A.flags, "writeable")    A.T.flags.c_contiguous           list(A)[1]
+sum(V)                           divmod(I, 2)[1]                  A[1:].sum()
+"""
+
+WRITES = """
+A[1] = 0                         A[1] = 2.0                       A[:, 1] = 0
+A[1, 2] = 3                      A[...] = B                       A[:] = V * 1
+A[:, :2] = B[:, :2]              A[1:] = B[1:] * 1.0              A[:] = D
+A[0] = B[1, 1]                   A[I] = B                         A[I] = 0
+A[I] = 2.0                       A[I] = V                         A[:, I] = B[:, :3]
+A[I, I] = V[:3]                  A[I] = D                         A[..., I] = B[:, :3]
+A[I, :2] = B[:, :2]              A += B                           A *= 2
+A[:, :2] *= 2.0                  A[I] += B                        A += V
+A += D                           A -= A                           A /= 3
+A.fill(0)                        A.fill(2)                        A[1:] += A[:-1]
+np.copyto(A, B)                  np.copyto(A, 0.0)                np.copyto(A, V)
+np.copyto(A, 0.0, where=M)       xp.put_along_axis(A, K[:, :1], 9, 1)
+np.add.at(A, I, B)               np.add.at(A, J, B)               np.add.at(A, I, 1.0)
+xp.add.at(A, (I, I), V[:3])      xp.add.at(A, (I, slice(0, 2)), B[:, :2])
+np.add.at(A, I, V)               np.add.at(A, I, D)               np.maximum.at(A, J, B)
+np.add.at(K, J, 1)               np.add.at(F, J, 1.0)             A.set(H)
+v = A[1]; A += 1; A = v * 1
+"""
+
+REJECTED = """
+np.divide(A, B, where=M)         np.tanh(A, order="C")            np.add(A, H)
+A + H                            H + A                            A + np.array(2.0)
+np.multiply(H, A, out=H)         A @ H.T                          np.dot(A, H.T)
+np.where(H > 0, A, 0.0)          np.concatenate([A, H])           np.stack([A, H])
+np.copyto(A, H)                  np.copyto(H, A)                  A[:] = H
+A[0] = [1, 2, 3, 4]              np.add(A, [1, 2, 3, 4])          A + [1, 2, 3, 4]
+xp.exp([1.0, 2.0])               xp.exp(H)                        np.sum(A, initial=0.0)
+A.sum(where=M)                   np.max(A, initial=0.0)           np.mean(A, where=M)
+np.take(A, I, mode="clip")       np.argsort(A, stable=True)       np.sort(A, stable=True)
+np.clip(A, min=0)                np.einsum("ij->j", A, out=V) xp.linalg.svd(A, hermitian=True)
+xp.vecdot(A, A)                  xp.errstate(over="ignore")       xp.setflags
+A.setflags(write=False)          A.resize(12)                     np.asarray(A)
+np.array([V[0], V[1]])           np.ascontiguousarray(A)          np.float32(V[0])
+H[I]                             H[:] = A                         [1, 2, 3][I[0]]
+range(I[0])                      hash(A)                          round(V[0])
+np.multiply.at(A, I, 2.0)        np.subtract.at(A, I, B)          np.add.at(A, (I, I), V[:3])
+np.maximum.reduce(A)             np.lib.stride_tricks.as_strided(A, (2, 2), (16, 4))
+A[5]                             A[I, I, I]                       I += A
+A.reshape(5)                     A + S[:, :, :3]                  A @ B
+np.concatenate([A, V])           xp.random.default_rng(0).choice(5)
+xp.random.default_rng(0).normal(0, 1, 3)
+xp.random.default_rng(0).permutation(5)
+xp.random.default_rng(0).shuffle(A)                               np.linalg.multi_dot([A, B.T, A])
+np.nanmax(A, initial=0.0)        np.std(A, mean=V)
+np.full_like(A, 1.0, device="cpu")                                np.zeros_like(A, device="cpu")
+xp.zeros(3, device="cpu")        np.testing.assert_array_equal(A, A)
+np.add.at(A.astype("i2"), I, 1)  np.maximum.at(F, J, 1.0)         np.add.at(A.astype("F"), I, 1.0)
+A[V]                             -M                               M - M
+np.cumsum(A, where=M)
+"""
+
+WAITS = """
+float(X)                         int(I[0])                        bool(M.any())
+A[0, 0].item()                   A.tolist()                       f"{X}"
+str(X)                           2 in I                           1 if A.sum() > 1 else 0
+max(V)                           min(V)                           A[M]
+A[M] = 0                         A[:I[0]]                         np.nonzero(M)
+np.flatnonzero(M)                np.argwhere(M)                   np.unique(I)
+np.bincount(I)                   np.where(M)                      np.histogram(A, bins=4)
+np.repeat(A, I, axis=0)          np.compress(M[0], A, axis=1)     np.unravel_index(I, (2, 2))
+np.lib.stride_tricks.sliding_window_view(A, 2, axis=1)            np.argpartition(A, 1, axis=1)
+np.shares_memory(A, A[1:])       complex(X)
+np.ones(3)[0:1].__setitem__(0, V[0])                              np.extract(M, A)
+"""
+
+LET_PASS = """
+A[np.array([0, 1])]              A[[0, 1]]                        np.take(A, [0], axis=0)
+np.take(A, H[0, :1].astype(int), axis=0)                          A[I] = H
+A[J] = B                         A[J] = 1.0                       A[I + 10]
+A[I + 10] = 1.0                  A @= B.T                         A[np.array([1, 0])] = B[:2]
+"""
+
+
+LAID_OUT_OTHERWISE = {'np.einsum("ij,kj->ik", A, B)', "np.argsort(-A, axis=0)"}
+"""What CuPy gives as a view that is not in rows without gaps, where the simulator has such rows."""
+
+
+def rows(text):
+    """The calls of a table: two spaces part them."""
+    return [call.strip() for line in text.splitlines() for call in line.split("  ") if call.strip()]
+
+
+def arrays(xp):
+    """The arrays that a row may name, on the device of ``xp``, and ``H``, which is on the host."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: xp.asarray(rng.standard_normal(shape).astype("f"))  # noqa: E731
+    A, B, S, V = draw(3, 4), draw(3, 4), draw(2, 3, 4), draw(4)
+    K = xp.asarray(rng.permuted(np.tile(np.arange(4), (3, 1)), axis=1)[:, :2])
+    return {
+        "A": A,
+        "B": B,
+        "S": S,
+        "V": V,
+        "X": V[1:2].sum(),
+        "D": B.astype("d"),
+        "F": A.astype("e"),
+        "I": xp.asarray(np.array([2, 0, 1])),
+        "J": xp.asarray(np.array([0, 0, 2])),
+        "K": K,
+        "M": B > 0,
+        "H": np.ones((3, 4), "f"),
+        "xp": xp,
+        "np": np,
+        "copy": copy,
+    }
+
+
+def run(row, xp):
+    """What ``row`` gives with the arrays of ``xp``, and the array A after it."""
+    names = arrays(xp)
+    try:
+        code = compile(row, row, "eval")
+    except SyntaxError:
+        exec(row, names)
+        return names["A"]
+    result = eval(code, names)
+    return names["A"] if result is None else result
+
+
+def values(x):
+    """A result on the host, with what else it must agree in."""
+    if isinstance(x, (tuple, list)):
+        return [values(part) for part in x]
+    if hasattr(x, "get"):
+        layout = x.flags.c_contiguous or x.size < 2
+        return "on the device", str(x.dtype), x.shape, layout, np.array(x.get())
+    if isinstance(x, (np.ndarray, np.generic)):
+        return "on the host", str(x.dtype), np.shape(x), np.array(x)
+    return x if isinstance(x, (bool, int, float, str, tuple)) else str(x)
+
+
+def verdict(row, xp):
+    """``values`` of the result, or the error."""
+    try:
+        return values(run(row, xp))
+    except Exception as error:
+        return error
+
+
+def alike(one, other):
+    """Whether two ``values`` are the same but for rounding."""
+    if isinstance(one, (tuple, list)) and isinstance(other, (tuple, list)):
+        return len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        if one.shape != other.shape or one.dtype != other.dtype:
+            return False
+        tolerance = 10 * ROUNDING.get(str(one.dtype), 0)
+        return np.allclose(one, other, rtol=tolerance, atol=tolerance, equal_nan=True)
+    return type(one) is type(other) and one == other
+
+
+@pytest.fixture
+def real(tier):
+    """CuPy itself."""
+    if tier.name == "simulator":
+        pytest.skip("compares the simulator with CuPy: --tier host or --tier gpu")
+    import cupy
+
+    return cupy
+
+
+# ---- on its own ----------------------------------------------------------------------------------
+
+
+def on_host(x):
+    """The same of NumPy: what NumPy gives for the row."""
+    return x._payload if isinstance(x, namespace.ndarray) else x
+
+
+@pytest.mark.parametrize("row", rows(SAME) + rows(WRITES))
+def test_what_it_accepts_is_what_numpy_gives(row):
+    if "flags" in row or "hasattr" in row or ".set(" in row:
+        pytest.skip("NumPy's arrays differ in this")
+    got, expected = on_host(run(row, namespace.cupy)), run(row, np)
+    if isinstance(expected, (np.ndarray, np.generic)):
+        assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+        np.testing.assert_allclose(got, expected, rtol=1e-6)
+    else:
+        assert got == expected
+
+
+@pytest.mark.parametrize("row", rows(REJECTED))
+def test_what_it_rejects(row):
+    error = verdict(row, namespace.cupy)
+    assert isinstance(error, Exception)
+    assert not isinstance(error, simulator.Hazard)  # CuPy rejects it as well
+
+
+@pytest.mark.parametrize("row", rows(WAITS))
+def test_what_makes_the_host_wait(row):
+    error = verdict(row, namespace.cupy)
+    assert isinstance(error.__cause__ or error, simulator.Sync)  # NumPy may pass it on
+    before = counting.COSTS.syncs
+    with simulator.hidden_syncs_allowed():
+        assert not isinstance(verdict(row, namespace.cupy), Exception)
+    assert counting.COSTS.syncs > before
+
+
+@pytest.mark.parametrize("row", rows(LET_PASS))
+def test_what_cupy_lets_pass(row):
+    assert isinstance(verdict(row, namespace.cupy), (simulator.Hazard, IndexError))
+
+
+def test_memory_is_not_empty_by_chance():
+    assert np.isnan(namespace.cupy.empty((2, 3), "f").get()).all()
+    assert (namespace.cupy.empty(3, "i").get() == -1).all()
+
+
+def test_what_stood_in_its_place_stands_there_again():
+    there = {name: module for name, module in sys.modules.items() if simulator._is_cupy(name)}
+    body = simulator.backend.CupyBackend.fused
+    stand_in = types.ModuleType("cupy")
+    kept, simulator._before = simulator._before, {}
+    try:
+        sys.modules["cupy"] = stand_in
+        simulator.install()
+        assert sys.modules["cupy"] is namespace.cupy
+        simulator.uninstall()
+        assert sys.modules["cupy"] is stand_in
+        assert simulator.backend.CupyBackend.fused is body
+    finally:
+        simulator._before = kept
+        del sys.modules["cupy"]
+        sys.modules.update(there)
+
+
+def test_the_table_is_that_of_the_cupy_installed(tier):
+    with without_simulator(tier):
+        pytest.importorskip("cupy")
+        assert table.FILE.read_text() == table.written()
+
+
+@contextlib.contextmanager
+def without_simulator(tier):
+    """The context has the CuPy that is installed, if one is."""
+    if tier.name == "simulator":
+        tier.stop()
+    yield
+    if tier.name == "simulator":
+        for name in [name for name in sys.modules if simulator._is_cupy(name)]:
+            del sys.modules[name]
+        tier.start()
+
+
+# ---- beside CuPy --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", rows(SAME) + rows(WRITES))
+def test_cupy_gives_the_same(row, real):
+    ours, theirs = verdict(row, namespace.cupy), verdict(row, real)
+    if row in LAID_OUT_OTHERWISE:
+        ours, theirs = ours[-1], theirs[-1]
+    assert alike(ours, theirs), (ours, theirs)
+
+
+@pytest.mark.costs
+@pytest.mark.parametrize("row", rows(SAME) + rows(WRITES))
+def test_it_costs_the_same(row, real, tier):
+    def cost(xp, read):
+        names = arrays(xp)
+        before = read()
+        exec(row, names)
+        after = read()
+        return {key: getattr(after, key) - value for key, value in vars(before).items()}
+
+    cost(real, tier.module.costs)  # the first use of a kernel may look around
+    assert cost(namespace.cupy, simulator.costs) == cost(real, tier.module.costs)
+
+
+@pytest.mark.parametrize("row", rows(REJECTED))
+def test_cupy_rejects_it_too(row, real):
+    assert isinstance(verdict(row, real), Exception)
+
+
+@pytest.mark.costs
+@pytest.mark.parametrize("row", rows(WAITS))
+def test_cupy_waits_there_too(row, real, tier):
+    with tier.counting() as costs:
+        run(row, real)
+    assert costs.syncs > 0
+
+
+@pytest.mark.parametrize("row", rows(LET_PASS))
+def test_cupy_does_let_it_pass(row, real):
+    assert not isinstance(verdict(row, real), Exception)
+
+
+@pytest.mark.costs
+def test_every_function_that_is_said_to_wait_is_in_a_row():
+    named = " ".join(rows(WAITS))
+    rest = {name for name in SYNCS if f".{name}(" not in named}
+    assert rest == {
+        "extract", "histogram2d", "histogramdd", "intersect1d", "setdiff1d", "setxor1d",
+        "trim_zeros", "union1d", "unique_all", "unique_counts", "unique_inverse", "unique_values",
+    } - {"extract"}  # fmt: skip
