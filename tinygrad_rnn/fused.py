@@ -8,6 +8,9 @@ pointwise, so a cell of one's own makes its products as it likes and calls it at
     h, c = fused.lstm_gates(x @ U + b)                        # the leaf of a tree
     h, c = fused.lstm_gates(h_l @ U + h_r @ W + b, c_l, c_r)  # a node over two children
     h = fused.gru_gates(x @ U + b, h @ W + a, h)              # a GRU
+
+What is computed on arrays, forward and backward, is a function of arrays on its own: ``cuda`` has a
+kernel in place of each.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import numpy as np
 
 from .arithmetic import sigmoid, tanh
+from .backend import backend_of
 from .engine import TensorCore, op
 from .errors import ShapeError, described
 from .linear import concatenate, split
@@ -62,7 +66,7 @@ def _pulled_back(gs, y, cs):
     gh, gc, g_gates, gt = gs
     _, _, gates, t = y
     if g_gates is gt is None and not isinstance(t, TensorCore) and gates.shape[:-1] == t.shape[:-1]:
-        return _in_place(gh, gc, gates, t, cs)
+        return backend_of(t).fused(_lstm_gates_backward)(gh, gc, gates, t, *cs)
     i, *fs, g, o = _blocks(gates, cs)
     if gh is not None:
         gt = gh * o if gt is None else gt + gh * o
@@ -79,7 +83,7 @@ def _pulled_back(gs, y, cs):
     return concatenate(slopes, axis=-1), *[gc * f for f in fs]
 
 
-def _in_place(gh, gc, gates, t, cs):
+def _lstm_gates_backward(gh, gc, gates, t, *cs):
     """The same on arrays: the slopes of all gates in one pass, and multiplied where they stand."""
     i, *fs, g, o = _blocks(gates, cs)
     if gh is not None:
@@ -114,6 +118,12 @@ def _lstm_gates(a, *cs):
             f"lstm_gates: a {described(a)}, memories {', '.join(map(described, cs)) or 'none'}\n"
             f"  expected: a (..., {len(cs) + 3}H), memories (..., H)\n  hint: {hint}"
         )
+    return backend_of(a).fused(_lstm_gates_forward)(a, *cs)
+
+
+def _lstm_gates_forward(a, *cs):
+    """h', c', the gates i, f_1 .. f_N, g, o, squashed, and tanh(c')."""
+    H = a.shape[-1] // (len(cs) + 3)
     gates = np.tanh(0.5 * a)  # sigmoid(a) = (tanh(a / 2) + 1) / 2
     gates *= 0.5
     gates += 0.5
@@ -157,6 +167,13 @@ def _gru_pulled_back(gs, y, w, h):
     """
     g, gr, gz, gn = gs
     _, r, z, n = y
+    if gr is gz is gn is None and not isinstance(n, TensorCore):
+        return backend_of(n).fused(_gru_gates_backward)(g, r, z, n, w, h)
+    return _gru_gates_backward(g, r, z, n, w, h, gr, gz, gn)
+
+
+def _gru_gates_backward(g, r, z, n, w, h, gr=None, gz=None, gn=None):
+    """The same, of arrays or of Tensors."""
     if g is None:
         g = 0.0 * n
     w_n = w[..., 2 * n.shape[-1] :]
@@ -176,6 +193,12 @@ def _gru_gates(u, w, h):
             "  expected: u and w (..., 3H), h (..., H)\n"
             "  hint: the blocks of u and w are r, z and n"
         )
+    return backend_of(h).fused(_gru_gates_forward)(u, w, h)
+
+
+def _gru_gates_forward(u, w, h):
+    """h', and r, z, n."""
+    H = h.shape[-1]
     rz = np.tanh(0.5 * (u[..., : 2 * H] + w[..., : 2 * H]))
     rz *= 0.5
     rz += 0.5

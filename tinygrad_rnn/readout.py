@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .backend import backend_of, is_array
+from .backend import backend_of, is_array, on_device
 from .engine import op
 from .linear import reshape, scatter, take_along_axis
 from .products import OuterProduct, product, rows_of
@@ -55,38 +55,45 @@ def softmax_losses_defined(x, ids):
 
 def softmax_losses(x, ids):
     """What ``softmax_losses_defined`` gives, in one operation; it keeps of each row two numbers."""
-    return _softmax_losses(x, ids.copy())[0]
+    device = backend_of(getattr(x, "array", x)).device
+    return _softmax_losses(x, on_device(ids.copy(), device))[0]
 
 
 def _pulled_back(gs, x, ids, y):
     """The cotangent of ``x``: ``softmax(x)`` times ``g``, less ``g`` at ``ids``."""
     g, _, _ = gs
     if is_array(g):
-        return _by_blocks(g, x, ids, *y[1:]), None
-    picked = (np.arange(len(ids)), ids)
+        return backend_of(x).fused(_losses_backward)(g, x, ids, *y[1:]), None
+    picked = (backend_of(ids).arange(len(ids)), ids)
     return softmax(x) * reshape(g, (-1, 1)) - scatter(g, picked, x.shape, once=True), None
 
 
-def _by_blocks(g, x, ids, tops, sums):
+def _losses_backward(g, x, ids, tops, sums):
     """The same of arrays, where the top and the sum of each row are known."""
     each, tops = (g / (sums + (sums == 0)))[:, None], tops[:, None]  # 0 / 1 of a row of -inf
     out = np.empty_like(x, np.result_type(x, each))
-    for rows in backend_of(x).blocks(x):
+    backend = backend_of(x)
+    for rows in backend.blocks(x):
         with np.errstate(over="ignore"):
             block = np.subtract(x[rows], tops[rows], out=out[rows])
         np.exp(block, out=block)
         block *= each[rows]
-        block[np.arange(len(block)), ids[rows]] -= g[rows]
+        block[backend.arange(len(block)), ids[rows]] -= g[rows]
     return out
 
 
 @op(_pulled_back)
 def _softmax_losses(x, ids):
     """The losses; and of each row its largest score, and the sum of exp of the scores less that."""
+    return backend_of(x).fused(_losses_forward)(x, ids)
+
+
+def _losses_forward(x, ids):
     losses, tops, sums = np.empty_like(x, np.result_type(x, 0.0), shape=(3, len(x)))
-    for rows in backend_of(x).blocks(x):
+    backend = backend_of(x)
+    for rows in backend.blocks(x):
         block, top = below_top(x[rows], -1)
-        losses[rows] = block[np.arange(len(block)), ids[rows]]
+        losses[rows] = block[backend.arange(len(block)), ids[rows]]
         tops[rows], sums[rows] = top[:, 0], np.sum(np.exp(block, out=block), -1)
     with np.errstate(divide="ignore"):
         losses = np.log(sums) - losses

@@ -19,6 +19,9 @@ Three things make it fast.  ``U x + b`` of all steps is one product, and so is e
 U and W; only ``W h`` stays in the loop.  States stand there as columns, (H, n): BLAS multiplies
 ``W`` by few columns faster than few rows by ``W^T``, and each gate of ``W h`` (kH, n) is one block.
 And a step allocates little: what it computes goes to where it is kept, or where others have been.
+
+So it is on NumPy.  On a device ``cuda_layers`` stands in for the functions of arrays here,
+``_lstm_forward`` and the like: the same algorithm, with one product and one kernel in a step.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import relu, sigmoid, tanh
+from .backend import Backend, backend_of, is_device_array
 from .backward import cotangents_of
 from .engine import TensorCore, leaf, op
 from .fused import gru_gates, lstm_gates
@@ -68,6 +72,7 @@ class Course:
         times = [slice(*ends) for ends in pairwise([0, *np.cumsum(counts).tolist()])]
         times = times[::-1] if backward else times
         self.steps = [(rows, rows.stop - rows.start) for rows in times]
+        self._uploaded: dict[Backend, Any] = {}
 
     @cached_property
     def before(self) -> np.ndarray:
@@ -80,11 +85,22 @@ class Course:
             buffer[:n] = np.arange(B + rows.start, B + rows.stop)
         return before
 
+    def before_on(self, backend: Backend) -> Any:
+        """``before`` on a device; it goes there once."""
+        if backend not in self._uploaded:
+            self._uploaded[backend] = backend.asarray(self.before)
+        return self._uploaded[backend]
+
 
 def fits(*arguments: Any) -> bool:
-    """Whether the payloads are NumPy arrays of one real dtype: such as the operations here take."""
+    """Whether the payloads are such as the operations here take.
+
+    These are arrays of one real dtype on one device; there, float32 or float64.
+    """
     arrays = [getattr(x, "array", x) for x in arguments if x is not None]
     dtype = arrays[0].dtype
+    if is_device_array(arrays[0]):
+        return dtype.char in "fd" and all(is_device_array(x) and x.dtype == dtype for x in arrays)
     return dtype.kind == "f" and all(isinstance(x, np.ndarray) and x.dtype == dtype for x in arrays)
 
 
@@ -195,10 +211,11 @@ def _sigmoid(a):
 
 
 def _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked):
-    """The cotangents of x, U, W and of their biases; ``of_h`` becomes that of the initial h.
+    """The cotangents of x, of U x and W h at each step, with the h before, and of the biases.
 
-    ``step(rows, dh)`` is given the cotangent of the h that a step makes, (H, n); it puts that of
-    the h before in its place, and returns those of U x and of W h, (kH, n) each.
+    ``of_h`` becomes the cotangent of the initial h.  ``step(rows, dh)`` is given the cotangent of
+    the h that a step makes, (H, n); it puts that of the h before in its place, and returns those of
+    U x and of W h, (kH, n) each.
     """
     N, dtype = len(x), x.dtype
     before = np.concatenate([h, outputs])[course.before]
@@ -216,7 +233,13 @@ def _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked
     ones = np.ones(N, dtype)  # a product adds up faster than a sum
     of_bias = du @ ones
     of_biases = of_bias, of_bias if dw is du else dw @ ones
-    return g_x, OuterProduct(du.T, x), OuterProduct(dw.T, before), *of_biases
+    return g_x, du.T, dw.T, before, *of_biases
+
+
+def _of_weights(x, found):
+    """What a way back has found, with the cotangents of U and of W as outer products."""
+    g_x, du, dw, before, *others = found
+    return g_x, OuterProduct(du, x), OuterProduct(dw, before), *others
 
 
 # ---- LSTM --------------------------------------------------------------------------------------
@@ -231,17 +254,24 @@ def lstm(x, weight_ih, weight_hh, bias, h, c, course):
 
 
 def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_tracked):
+    if _is_for_the_definition(gs, x):
+        arguments = (x, weight_ih, weight_hh, bias, h, c)
+        return (*_by_definition(lstm_defined, gs[:3], arguments, course), None, None, None)
+    back = backend_of(x).fused(_lstm_backward)
+    outputs, _, _, kept = y
+    found = back(*gs[:3], outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked)
+    return *_of_weights(x, found), None, None, None
+
+
+def _lstm_backward(
+    g_outputs, g_h, g_c, outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked
+):
     """From h' = o t, t = tanh(c'), c' = f c + i g, last step first.
 
     do   = dh' t            dc' += dh' o (1 - t^2)
     di   = dc' g            df   = dc' c            dg = dc' i            dc = dc' f
     da_s = ds s (1 - s)     da_g = dg (1 - g^2)     dh = W^T da           for s = i, f, o
     """
-    if _is_for_the_definition(gs, x):
-        arguments = (x, weight_ih, weight_hh, bias, h, c)
-        return (*_by_definition(lstm_defined, gs[:3], arguments, course), None, None, None)
-    g_outputs, g_h, g_c, _ = gs
-    outputs, _, _, kept = y
     (_, H), W_T = h.shape, weight_hh.T
     of_h, of_c = _buffer(g_h, h.shape, x.dtype), _buffer(g_c, h.shape, x.dtype)
     room, one = np.empty(8 * h.size, x.dtype), np.array(1, x.dtype)
@@ -273,11 +303,16 @@ def _lstm_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, c, course, x_is_t
         return of_a, of_a
 
     found = _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked)
-    return *found[:4], of_h.T, of_c.T, None, None, None
+    return *found[:5], of_h.T, of_c.T
 
 
 @op(_lstm_pulled_back)
 def _lstm(x, weight_ih, weight_hh, bias, h, c, course, keeps, x_is_tracked):
+    forward = backend_of(x).fused(_lstm_forward)
+    return forward(x, weight_ih, weight_hh, bias, h, c, course, keeps)
+
+
+def _lstm_forward(x, weight_ih, weight_hh, bias, h, c, course, keeps):
     """Outputs, h, c; and of each step i, f, g, o, the c before, and tanh(c'), (6, H, n).
 
     These are a result so that the VJP can read them; unless ``keeps``, nobody will.
@@ -319,17 +354,22 @@ def gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course):
 
 
 def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, x_is_tracked):
+    if _is_for_the_definition(gs, x):
+        arguments = (x, weight_ih, weight_hh, bias_ih, bias_hh, h)
+        return (*_by_definition(gru_defined, gs[:2], arguments, course), None, None, None)
+    back = backend_of(x).fused(_gru_backward)
+    outputs, _, kept = y
+    found = back(*gs[:2], outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked)
+    return *_of_weights(x, found), None, None, None
+
+
+def _gru_backward(g_outputs, g_h, outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked):
     """From h' = n + z (h - n), n = tanh(u_n + r w_n), last step first.
 
     dz   = dh' (h - n)      du_n = dh' (1 - z) (1 - n^2)
     dr   = du_n w_n         dw_n = du_n r
     da_s = ds s (1 - s)     dh   = dh' z + W^T dw           for s = r, z, and so in du and dw
     """
-    if _is_for_the_definition(gs, x):
-        arguments = (x, weight_ih, weight_hh, bias_ih, bias_hh, h)
-        return (*_by_definition(gru_defined, gs[:2], arguments, course), None, None, None)
-    g_outputs, g_h, _ = gs
-    outputs, _, kept = y
     (_, H), W_T = h.shape, weight_hh.T
     of_h = _buffer(g_h, h.shape, x.dtype)
     room, one = np.empty(9 * h.size, x.dtype), np.array(1, x.dtype)
@@ -359,11 +399,16 @@ def _gru_pulled_back(gs, y, x, weight_ih, weight_hh, bias_ih, bias_hh, h, course
         return of_u, of_w
 
     found = _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked)
-    return *found, of_h.T, None, None, None
+    return *found, of_h.T
 
 
 @op(_gru_pulled_back)
 def _gru(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps, x_is_tracked):
+    forward = backend_of(x).fused(_gru_forward)
+    return forward(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps)
+
+
+def _gru_forward(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps):
     """Outputs, h; and of each step r, z, W_n h + b_hn, the gate n, and the h before, (5, H, n).
 
     The gate is what the step has to offer, ``offer``: n counts sequences.
@@ -425,13 +470,20 @@ def _slope(y, nonlinearity):
 
 
 def _elman_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, course, nonlinearity, x_is_tracked):
-    """From h' = f(a), last step first."""
     if _is_for_the_definition(gs, x):
         arguments = (x, weight_ih, weight_hh, bias, h)
         found = _by_definition(elman_defined, gs, arguments, course, nonlinearity)
         return (*found, None, None, None)
-    g_outputs, g_h = gs
-    outputs, W_T = y[0], weight_hh.T
+    back = backend_of(x).fused(_elman_backward)
+    found = back(*gs, y[0], x, weight_ih, weight_hh, h, course, nonlinearity, x_is_tracked)
+    return *_of_weights(x, found), None, None, None
+
+
+def _elman_backward(
+    g_outputs, g_h, outputs, x, weight_ih, weight_hh, h, course, nonlinearity, x_is_tracked
+):
+    """From h' = f(a), last step first."""
+    W_T = weight_hh.T
     of_h = _buffer(g_h, h.shape, x.dtype)
 
     def step(rows, dh):
@@ -440,11 +492,17 @@ def _elman_pulled_back(gs, y, x, weight_ih, weight_hh, bias, h, course, nonlinea
         return of_a, of_a
 
     found = _swept(step, course, g_outputs, of_h, x, weight_ih, outputs, h, x_is_tracked)
-    return *found[:4], of_h.T, None, None, None
+    return *found[:5], of_h.T
 
 
 @op(_elman_pulled_back)
 def _elman(x, weight_ih, weight_hh, bias, h, course, nonlinearity, x_is_tracked):
+    forward = backend_of(x).fused(_elman_forward)
+    return forward(x, weight_ih, weight_hh, bias, h, course, nonlinearity)
+
+
+def _elman_forward(x, weight_ih, weight_hh, bias, h, course, nonlinearity):
+    """Outputs, h."""
     u, h = _projected(x, weight_ih, bias), _columns(h)
     outputs = np.empty((len(x), len(h)), x.dtype)
     room = np.empty(h.size, x.dtype)

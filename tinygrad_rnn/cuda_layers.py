@@ -1,0 +1,268 @@
+"""Whole layers on a GPU: the algorithm of ``sequences``, with one product and one kernel in a step.
+
+States stand as rows, (B, H), so that what a step reads and writes is in one piece: rows ``start``
+to ``start + n`` of x, outputs and whatever has a row for each, and the first n rows of the buffers
+of B states.  A kernel is given whole arrays, ``start`` and their sizes; ``at`` counts the n H units
+of a step, and ``row`` is that of its sequence among all N rows.
+
+Where a step of NumPy's squashes its gates in place, so does a kernel, in the place of U x + b.
+Nothing in a loop is uploaded or waited for.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from . import sequences
+from .backend import backend_of
+from .cuda import (
+    GRU_FORMULA,
+    GRU_SLOPES,
+    Kernel,
+    empty,
+    in_place_of,
+    lstm_formula,
+    lstm_slopes,
+    packed,
+)
+
+# ---- what the three have in common -------------------------------------------------------------
+
+PLACE = """
+    const index b = at / H, j = at % H, row = start + b;"""
+
+
+def projected(x, weight, bias, u):
+    """``U x + b`` into ``u`` (N, kH)."""
+    np.matmul(x, weight.T, out=u)
+    if bias is not None:
+        u += bias
+
+
+def buffer(g, like):
+    """A copy of the cotangent ``g``, to be written to; zeros if it is None."""
+    return np.zeros_like(like, order="C") if g is None else g.copy()
+
+
+def swept(step, course, dw, of_h, weight_hh):
+    """Go back through the steps: ``of_h`` becomes the cotangent of the initial h.
+
+    ``step(start, n)`` reads that of the h that a step makes, and writes those of U x and of W h.
+    """
+    for rows, n in reversed(course.steps):
+        step(rows.start, n)
+        np.matmul(dw[rows], weight_hh, out=of_h[:n])
+
+
+def found(du, dw, x, weight_ih, outputs, h, course, x_is_tracked):
+    """The cotangent of x; those of U x and W h, with the h before each step; those of biases."""
+    before = np.concatenate([h, outputs])[course.before_on(backend_of(x))]
+    of_bias = du.sum(0)
+    of_biases = of_bias, of_bias if dw is du else dw.sum(0)
+    return du @ weight_ih if x_is_tracked else None, du, dw, before, *of_biases
+
+
+# ---- LSTM --------------------------------------------------------------------------------------
+
+LSTM_PLACES = f"""{PLACE}
+    #define A(k) (u[(row * 4 + k) * H + j] + w[(b * 4 + k) * H + j])
+    #define S(k) u[(row * 4 + k) * H + j]
+    #define DA(k) da[(row * 4 + k) * H + j]"""
+
+LSTM_STEP = Kernel(
+    "lstm_step",
+    "index start, index H, T* u, const T* w, T* states_h, T* states_c, T* outputs, T* before,"
+    " T* tanh_c",
+    f"""{LSTM_PLACES}
+    const T c_1 = states_c[at];{lstm_formula(1)}
+    if (before) {{ before[row * H + j] = c_1; tanh_c[row * H + j] = t; }}
+    states_c[at] = c; states_h[at] = outputs[row * H + j] = o * t;
+""",
+)
+
+LSTM_STEP_BACK = Kernel(
+    "lstm_step_back",
+    "index start, index H, const T* u, const T* before, const T* tanh_c, const T* g_outputs,"
+    " const T* of_h, T* of_c, T* da",
+    f"""{LSTM_PLACES}
+    const T c_1 = before[row * H + j], t = tanh_c[row * H + j], dc_others = of_c[at];
+    const T dh = of_h[at] + (g_outputs ? g_outputs[row * H + j] : T(0));{lstm_slopes(1)}
+    of_c[at] = dc * f_1;
+""",
+)
+
+
+@in_place_of(sequences._lstm_forward)
+def _lstm_forward(x, weight_ih, weight_hh, bias, h, c, course, keeps):
+    """Outputs, h, c; and of all rows i, f, g, o, (N, 4H), the c before, and tanh(c')."""
+    (B, H), N, dtype = h.shape, len(x), x.dtype
+    h, c, outputs, w = h.copy(), c.copy(), empty((N, H), dtype), empty((B, 4 * H), dtype)
+    kept = empty((6 if keeps else 4) * N * H, dtype)
+    u, before, t = parts_of_lstm(kept, N, H)
+    projected(x, weight_ih, bias, u)
+    for rows, n in course.steps:
+        np.matmul(h[:n], weight_hh.T, out=w[:n])
+        LSTM_STEP(dtype, n * H, rows.start, H, u, w, h, c, outputs, before, t)
+    return outputs, h, c, kept if keeps else empty(0, dtype)
+
+
+def parts_of_lstm(kept, N, H):
+    """What was kept: i, f, g, o, (N, 4H), the c before, tanh(c'), (N, H), or None."""
+    u, before, t = (kept[a * N * H : b * N * H] for a, b in [(0, 4), (4, 5), (5, 6)])
+    return u.reshape(N, 4 * H), before if before.size else None, t if t.size else None
+
+
+@in_place_of(sequences._lstm_backward)
+def _lstm_backward(
+    g_outputs, g_h, g_c, outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked
+):
+    (_, H), N, dtype = h.shape, len(x), x.dtype
+    u, before, t = parts_of_lstm(kept, N, H)
+    of_h, of_c, da, g_outputs = (
+        buffer(g_h, h),
+        buffer(g_c, h),
+        empty(u.shape, dtype),
+        packed(g_outputs),
+    )
+
+    def step(start, n):
+        LSTM_STEP_BACK(dtype, n * H, start, H, u, before, t, g_outputs, of_h, of_c, da)
+
+    swept(step, course, da, of_h, weight_hh)
+    cotangents = found(da, da, x, weight_ih, outputs, h, course, x_is_tracked)
+    return *cotangents[:5], of_h, of_c
+
+
+# ---- GRU ---------------------------------------------------------------------------------------
+
+GRU_PLACES = f"""{PLACE}
+    #define U(k) u[(row * 3 + k) * H + j]
+    #define DU(k) du[(row * 3 + k) * H + j]
+    #define DW(k) dw[(row * 3 + k) * H + j]"""
+
+GRU_STEP = Kernel(
+    "gru_step",
+    "index start, index H, T* u, const T* w, const T* bias, T* states, T* outputs, T* before,"
+    " T* w_n_",
+    f"""{GRU_PLACES}
+    #define W(k) (w[(b * 3 + k) * H + j] + (bias ? bias[k * H + j] : T(0)))
+    const T h = states[at];{GRU_FORMULA}
+    if (before) {{
+        U(0) = r; U(1) = z; U(2) = n;
+        before[row * H + j] = h; w_n_[row * H + j] = w_n;
+    }}
+    states[at] = outputs[row * H + j] = n + z * (h - n);
+""",
+)
+
+GRU_STEP_BACK = Kernel(
+    "gru_step_back",
+    "index start, index H, const T* u, const T* before, const T* w_n_, const T* g_outputs,"
+    " const T* of_h, T* carried, T* du, T* dw",
+    f"""{GRU_PLACES}
+    const T r = U(0), z = U(1), n = U(2), h = before[row * H + j], w_n = w_n_[row * H + j];
+    const T dh = of_h[at] + carried[at] + (g_outputs ? g_outputs[row * H + j] : T(0));{GRU_SLOPES}
+    carried[at] = dh * z;
+""",
+)
+
+
+@in_place_of(sequences._gru_forward)
+def _gru_forward(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps):
+    """Outputs, h; and of all rows r, z, n, (N, 3H), the h before, and W_n h + b_hn."""
+    (B, H), N, dtype = h.shape, len(x), x.dtype
+    h, outputs, w = h.copy(), empty((N, H), dtype), empty((B, 3 * H), dtype)
+    bias_hh = packed(bias_hh)
+    kept = empty((5 if keeps else 3) * N * H, dtype)
+    u, before, w_n = parts_of_gru(kept, N, H)
+    projected(x, weight_ih, bias_ih, u)
+    for rows, n in course.steps:
+        np.matmul(h[:n], weight_hh.T, out=w[:n])
+        GRU_STEP(dtype, n * H, rows.start, H, u, w, bias_hh, h, outputs, before, w_n)
+    return outputs, h, kept if keeps else empty(0, dtype)
+
+
+def parts_of_gru(kept, N, H):
+    """What was kept: r, z, n, (N, 3H), the h before, W_n h + b_hn, (N, H), or None."""
+    u, before, w_n = (kept[a * N * H : b * N * H] for a, b in [(0, 3), (3, 4), (4, 5)])
+    return u.reshape(N, 3 * H), before if before.size else None, w_n if w_n.size else None
+
+
+@in_place_of(sequences._gru_backward)
+def _gru_backward(g_outputs, g_h, outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked):
+    """``carried`` is what of dh' goes to the h before by way of z, not of W."""
+    (_, H), N, dtype = h.shape, len(x), x.dtype
+    u, before, w_n = parts_of_gru(kept, N, H)
+    of_h, carried, g_outputs = buffer(g_h, h), buffer(None, h), packed(g_outputs)
+    du, dw = empty(u.shape, dtype), empty(u.shape, dtype)
+
+    def step(start, n):
+        arguments = u, before, w_n, g_outputs, of_h, carried, du, dw
+        GRU_STEP_BACK(dtype, n * H, start, H, *arguments)
+
+    swept(step, course, dw, of_h, weight_hh)
+    of_h += carried
+    return *found(du, dw, x, weight_ih, outputs, h, course, x_is_tracked), of_h
+
+
+# ---- the simple recurrent net ------------------------------------------------------------------
+
+ELMAN = {
+    "tanh": ("tanh(a)", "1 - y * y"),
+    "relu": ("a > 0 || a != a ? a : T(0)", "y > 0 ? T(1) : T(0)"),
+    "sigmoid": ("sigmoid(a)", "y * (1 - y)"),
+}
+"""f(a), and its slope where f(a) is y."""
+
+ELMAN_STEPS = {
+    name: Kernel(
+        f"elman_step_{name}",
+        "index start, index H, const T* u, const T* w, T* states, T* outputs",
+        f"""{PLACE}
+    const T a = u[row * H + j] + w[at];
+    states[at] = outputs[row * H + j] = {f};
+""",
+    )
+    for name, (f, _) in ELMAN.items()
+}
+
+ELMAN_STEPS_BACK = {
+    name: Kernel(
+        f"elman_step_back_{name}",
+        "index start, index H, const T* outputs, const T* g_outputs, const T* of_h, T* da",
+        f"""{PLACE}
+    const T y = outputs[row * H + j];
+    const T dh = of_h[at] + (g_outputs ? g_outputs[row * H + j] : T(0));
+    da[row * H + j] = dh * ({slope});
+""",
+    )
+    for name, (_, slope) in ELMAN.items()
+}
+
+
+@in_place_of(sequences._elman_forward)
+def _elman_forward(x, weight_ih, weight_hh, bias, h, course, nonlinearity):
+    (B, H), N, dtype = h.shape, len(x), x.dtype
+    h, outputs, u, w = (h.copy(), empty((N, H), dtype), empty((N, H), dtype), empty((B, H), dtype))
+    projected(x, weight_ih, bias, u)
+    for rows, n in course.steps:
+        np.matmul(h[:n], weight_hh.T, out=w[:n])
+        ELMAN_STEPS[nonlinearity](dtype, n * H, rows.start, H, u, w, h, outputs)
+    return outputs, h
+
+
+@in_place_of(sequences._elman_backward)
+def _elman_backward(
+    g_outputs, g_h, outputs, x, weight_ih, weight_hh, h, course, nonlinearity, x_is_tracked
+):
+    (_, H), dtype = h.shape, x.dtype
+    of_h, da = buffer(g_h, h), empty(outputs.shape, dtype)
+    outputs, g_outputs = packed(outputs), packed(g_outputs)
+
+    def step(start, n):
+        kernel = ELMAN_STEPS_BACK[nonlinearity]
+        kernel(dtype, n * H, start, H, outputs, g_outputs, of_h, da)
+
+    swept(step, course, da, of_h, weight_hh)
+    cotangents = found(da, da, x, weight_ih, outputs, h, course, x_is_tracked)
+    return *cotangents[:5], of_h
