@@ -31,7 +31,7 @@ KERNEL = re.compile(
 DYNAMIC = re.compile(r"extern\s+__shared__\s+((?:\w+\s+)*?\w+)\s+(\w+)\s*\[\s*\]")
 
 SOURCES: dict[str, tuple[str, tuple[str, ...]]] = {}
-"""What CuPy has had compiled in this process, by hash: the source and its options."""
+"""What g++ has accepted of CuPy in this process, by hash: the source and NVRTC's options."""
 
 _libraries: list[ctypes.CDLL] = []
 
@@ -60,8 +60,8 @@ def built(folder: Path, name: str, command: list[str], text: str) -> Path:
 def folder() -> Path:
     """Where this compiler's results for this CuPy and these headers are kept."""
     parts = [*FLAGS, HEADERS, subprocess.check_output(["g++", "-dumpfullversion"], text=True)]
-    for path in sorted([*HERE.glob("*.h"), *HERE.glob("include/**/*.*h"), cupys() / "carray.cuh"]):
-        parts.append(path.read_text())
+    headers = [*HERE.glob("*.h"), *HERE.glob("include/**/*.*h"), *cupys().glob("*.*h")]
+    parts += [path.read_text() for path in sorted(headers)]
     return FOLDER / digest(*parts)
 
 
@@ -100,9 +100,10 @@ def compile(source, options, arch, filename, name_expressions=None, *others, **m
     macros = [option for option in options if option.startswith("-D")]
     text = in_cpp(source)
     key = digest(*macros, text)
+    make = [*command(), *macros, "-shared", "-nostdlib", "-x", "c++"]  # Python has the libraries
+    path = built(folder(), f"{key}.so", make, text)
     SOURCES[key] = source, tuple(options)
-    make = [*command(), *macros, "-shared", "-x", "c++"]
-    return str(built(folder(), f"{key}.so", make, text)).encode(), None
+    return str(path).encode(), None
 
 
 def load_module(path: bytes) -> int:

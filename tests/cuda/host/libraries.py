@@ -137,6 +137,8 @@ for name, value in {
 
 
 def __getattr__(name):
+    if name.startswith("__"):
+        raise AttributeError(name)
     raise NotImplementedError(f"cuBLAS's {name} has no double: write one in {__file__}")
 
 
