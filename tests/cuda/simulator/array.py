@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -134,17 +135,18 @@ class ndarray:
 
     def __getitem__(self, key):
         key, arrays = self.checked_key(key)
-        payload = self._payload[key]
         if not arrays:
-            return self.view_of(payload)
-        payload = np.array(payload, order="C")
+            return self.view_of(self._payload[key])
+        with in_range():
+            payload = np.array(self._payload[key], order="C")
         if payload.size:
             launch(_gather(arrays))
         return ndarray(payload)
 
     def __setitem__(self, key, value):
         key, arrays = self.checked_key(key)
-        target = self._payload[key]
+        with in_range() if arrays else nullcontext():
+            target = self._payload[key]
         if isinstance(value, (np.ndarray, list, tuple)):
             if arrays:
                 raise Hazard("host values for a scatter: CuPy copies them to the device each time")
@@ -152,7 +154,8 @@ class ndarray:
         values = value._payload if isinstance(value, ndarray) else value
         if target.size:
             if arrays:
-                self.refuse_duplicates(key)
+                if np.size(values) > 1:
+                    self.refuse_duplicates(key)
                 launch(_gather(arrays) + _to_dtype(value, self.dtype))
             else:
                 launch(_to_copy(target, value))
@@ -174,6 +177,17 @@ class ndarray:
         entries = np.arange(self.size).reshape(self.shape)[key].ravel()
         if len(np.unique(entries)) < len(entries):
             raise Hazard("duplicate indices in an assignment: which value stays is undefined")
+
+
+@contextmanager
+def in_range():
+    """What is out of range is wrapped by CuPy, and nobody hears of it."""
+    try:
+        yield
+    except IndexError as error:
+        if "out of bounds" in str(error):
+            raise Hazard(f"{error}: CuPy takes another entry, without a word") from None
+        raise
 
 
 def _check_part(part):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache, partial, reduce
 
 import numpy as np
 
 from . import launches, table
-from .array import ndarray
+from .array import in_range, ndarray
 from .counting import Hazard, hidden_sync, launch
+
+GATHERS = ("take", "take_along_axis", "put_along_axis")
+"""Functions that read indices."""
 
 SCALARS = (bool, int, float, complex, np.number, np.bool_)
 
@@ -122,7 +126,8 @@ class Function:
         self.refuse(args, kwargs)
         payloads = payload(args, self.full_name)
         named = {key: payload(value, self.full_name) for key, value in kwargs.items()}
-        result = self.function(*payloads, **named)
+        with in_range() if name in GATHERS else nullcontext():
+            result = self.function(*payloads, **named)
         if name in ON_HOST:
             return result
         out, sources = kwargs.get("out"), list(arrays_in(args))
@@ -139,7 +144,7 @@ class Function:
             or (name == "repeat" and next(arrays_in(*args[1:], *kwargs.values()), None) is not None)
         ):
             hidden_sync(f"{self.full_name}, whose result has a shape that depends on values,")
-        if name in ("take", "take_along_axis", "put_along_axis"):
+        if name in GATHERS:
             index = kwargs.get("indices", args[1] if len(args) > 1 else None)
             if isinstance(index, (list, tuple, np.ndarray)):
                 raise Hazard(f"{self.full_name}: CuPy copies host indices to the device each time")
@@ -194,19 +199,21 @@ class Ufunc:
         key, arrays = a.checked_key(indices)
         values = np.asarray(payload(b, f"{self.__name__}.at")).astype(a.dtype)
         launch(launches.scatter(a, arrays, b))
-        entries = np.arange(a.size).reshape(a.shape)[key]
+        with in_range():
+            entries = np.arange(a.size).reshape(a.shape)[key]
         order = np.random.default_rng(entries.size).permutation(entries.size)
         values = np.broadcast_to(values, entries.shape).ravel()[order]
         flat = a._payload.ravel()  # a copy if it has to be
         self.function.at(flat, entries.ravel()[order], values)
         a._payload[...] = flat.reshape(a.shape)
 
+    def reduceat(self, *args, **kwargs):
+        self._only("reduceat", "add")
+        raise Hazard("cupy.add.reduceat takes more than ten launches")
+
     def _only(self, method, *names):
         if self.__name__ not in names:
             raise NotImplementedError(f"`cupy.{self.__name__}.{method}` is not supported yet")
-
-    def __getattr__(self, name):
-        raise AttributeError(f"a ufunc of CuPy has no attribute {name!r}")
 
 
 def _overlap(x, out):
