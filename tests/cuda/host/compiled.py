@@ -90,7 +90,7 @@ def in_cpp(source: str) -> str:
     for name in KERNEL.findall(text):
         text += f'\nextern "C" void thread_of_{name}(void** p) {{ call(&{name}, p); }}'
     barriers = int("__sync" in source)
-    return text + f'\nextern "C" {{ int has_barriers = {barriers}; }}\n'
+    return text + f'\nextern "C" {{ int has_barriers = {barriers}; }}\nNEW_BLOCK\n'
 
 
 def compile(source, options, arch, filename, name_expressions=None, *others, **more):
@@ -100,7 +100,8 @@ def compile(source, options, arch, filename, name_expressions=None, *others, **m
     macros = [option for option in options if option.startswith("-D")]
     text = in_cpp(source)
     key = digest(*macros, text)
-    make = [*command(), *macros, "-shared", "-nostdlib", "-x", "c++"]  # Python has the libraries
+    # Python has C's libraries, and a kernel may have the name of one of their functions.
+    make = [*command(), *macros, "-shared", "-nostdlib", "-Wl,-Bsymbolic", "-x", "c++"]
     path = built(folder(), f"{key}.so", make, text)
     SOURCES[key] = source, tuple(options)
     return str(path).encode(), None
@@ -112,8 +113,9 @@ def load_module(path: bytes) -> int:
     return len(_libraries)
 
 
-def load_function(module: int, name: str) -> tuple[int, bool]:
-    """The address of what does a thread's work, and whether threads wait for each other."""
+def load_function(module: int, name: str) -> tuple[int, int, bool]:
+    """The addresses of a thread's work and of what begins a block; whether threads wait."""
     library = _libraries[module - 1]
-    thread = ctypes.cast(library[f"thread_of_{name}"], ctypes.c_void_p).value
-    return thread, bool(ctypes.c_int.in_dll(library, "has_barriers").value)
+    functions = [library[f"thread_of_{name}"], library.new_block]
+    addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
+    return *addresses, bool(ctypes.c_int.in_dll(library, "has_barriers").value)

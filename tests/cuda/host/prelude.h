@@ -19,7 +19,7 @@
 #define __host__
 #define __global__
 #define __constant__ static
-#define __shared__ static  // of a block, and blocks run one after another
+#define __shared__ static __attribute__((section("shared")))  // blocks run one after another
 #define __forceinline__ inline
 #define __noinline__ __attribute__((noinline))
 #define __launch_bounds__(...)
@@ -33,6 +33,14 @@ static const int warpSize = 32;
 extern char dynamic_shared[];  // what `extern __shared__ T name[]` names
 void __syncthreads();
 void __syncwarp(unsigned mask = 0xFFFFFFFF);
+
+// What a block finds in shared memory is what another left there, or NaN.
+extern char __start_shared[] __attribute__((weak, visibility("hidden")));  // the linker's
+extern char __stop_shared[] __attribute__((weak, visibility("hidden")));
+#define NEW_BLOCK                                                        \
+  extern "C" void new_block() {                                          \
+    __builtin_memset(__start_shared, -1, __stop_shared - __start_shared); \
+  }
 
 // One thread runs at a time and stops only at barriers, so any update is atomic.
 template <class T> T atomic_exchange(T* p, T value) { T old = *p; *p = value; return old; }

@@ -118,6 +118,7 @@ static bool reversed;  // whether the last thread of a block runs first
 struct Kernel {
   std::string name;
   void (*thread)(void** arguments);  // runs the thread that threadIdx names
+  void (*new_block)();               // fills its shared memory with NaN
   bool barriers;
   long launches;
 };
@@ -221,6 +222,7 @@ static PyObject* launch(address f, unsigned grid_x, unsigned grid_y, unsigned gr
       for (unsigned x = 0; x < grid_x; x++) {
         blockIdx = {x, y, z};
         memset(dynamic_shared, POISON, shared + GUARD);
+        launched.new_block();
         if (!run_block((unsigned)threads))
           return fail("some threads of " + launched.name + " wait at a barrier, others have ended");
         if (!is_poison(dynamic_shared + shared))
@@ -237,7 +239,7 @@ static PyObject* launch(address f, unsigned grid_x, unsigned grid_y, unsigned gr
 // ---- modules: what compiled.py has made of a source, loaded by it -------------------------------
 
 static PyObject* load_module;   // (image) -> a number
-static PyObject* load_function;  // (module, name) -> (the address of its thread, has it barriers)
+static PyObject* load_function;  // (module, name) -> what Kernel is made of
 
 static address module_load(PyObject* image, int) {
   PyObject* loaded = PyObject_CallOneArg(load_module, image);
@@ -250,13 +252,13 @@ static address module_load(PyObject* image, int) {
 static address module_function(address module, PyObject* name, int) {
   PyObject* found = PyObject_CallFunction(load_function, "nO", module, name);
   if (!found) return 0;
-  Py_ssize_t thread;
+  Py_ssize_t thread, new_block;
   int barriers;
-  bool good = PyArg_ParseTuple(found, "np", &thread, &barriers);
+  bool good = PyArg_ParseTuple(found, "nnp", &thread, &new_block, &barriers);
   Py_DECREF(found);
   if (!good) return 0;
-  kernels.emplace_back(
-      new Kernel{PyUnicode_AsUTF8(name), (void (*)(void**))thread, barriers != 0, 0});
+  kernels.emplace_back(new Kernel{PyUnicode_AsUTF8(name), (void (*)(void**))thread,
+                                  (void (*)())new_block, barriers != 0, 0});
   return (address)kernels.back().get();
 }
 
