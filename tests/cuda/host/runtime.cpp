@@ -387,12 +387,12 @@ static bool replace(PyObject* table, const Double* doubles) {
 
 // install(runtime's table, driver's table, load_module, load_function)
 static PyObject* install(PyObject*, PyObject* args) {
-  PyObject *of_runtime, *of_driver;
-  if (!PyArg_ParseTuple(args, "OOOO", &of_runtime, &of_driver, &load_module, &load_function))
-    return nullptr;
-  Py_INCREF(load_module);
-  Py_INCREF(load_function);
-  return replace(of_runtime, RUNTIME) && replace(of_driver, DRIVER) ? none() : nullptr;
+  PyObject *of_runtime, *of_driver, *module, *function;
+  if (!PyArg_ParseTuple(args, "OOOO", &of_runtime, &of_driver, &module, &function)) return nullptr;
+  if (!replace(of_runtime, RUNTIME) || !replace(of_driver, DRIVER)) return nullptr;
+  Py_INCREF(load_module = module);
+  Py_INCREF(load_function = function);
+  return none();
 }
 
 // counted() -> (syncs, copies to the device, copies to the host, {kernel: launches})
