@@ -14,6 +14,7 @@ from functools import cache
 from importlib import import_module
 from sys import getrefcount
 from typing import Any
+from weakref import ref
 
 import numpy as np
 
@@ -57,6 +58,10 @@ class Backend:
     def index(self, index: Any, shape: tuple[int, ...]) -> Any:
         """``index`` as it can point into an array of this backend, of this shape."""
         return index
+
+    def kept(self, rows: np.ndarray) -> Any:
+        """``rows`` here, and for as long as they are there; nobody may write to them."""
+        return rows
 
     def scatter_add(self, out: Any, index: Any, values: Any, once: bool = False) -> None:
         """Add ``values`` to ``out[index]`` in place; an entry that is named twice gets both.
@@ -149,11 +154,10 @@ def _cupy_that_works() -> Any:
         if twelve != 12:
             raise ArithmeticError(f"a first product came out as {twelve}, not 12")
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
-        remedy = next(remedy for words, remedy in _REMEDIES.items() if words in told)
-        what = next(line for line in told.splitlines() if line.strip("= "))
+        reason = next((line for line in str(error).splitlines() if line.strip("= ")), "")
+        remedy = next(remedy for words, remedy in _REMEDIES.items() if words in reason)
         raise DeviceError(
-            f"device 'cuda' cannot be used: {what}\n"
+            f"device 'cuda' cannot be used: {type(error).__name__}: {reason}\n"
             f"  hint: {remedy}; leave device out to stay on the CPU"
         ) from error
     return cupy
@@ -169,6 +173,7 @@ class CupyBackend(Backend):
         # Read when they are needed, as they themselves need what they speed up.
         modules = [import_module(f".{name}", __package__) for name in _KERNELS]
         self.kernels = {name: f for module in modules for name, f in vars(module).items()}
+        self.uploaded: dict[int, tuple[Any, Any]] = {}  # by the id of an array, while it is there
 
     def asarray(self, values: Any) -> Any:
         return self.cupy.asarray(values)
@@ -198,10 +203,17 @@ class CupyBackend(Backend):
             if not is_array(part):
                 found.append(part)
             elif part.dtype == bool and part.ndim:
-                found.extend(map(self.asarray, part.nonzero()))
+                found.extend(map(self.asarray, self.to_host(part).nonzero()))
             else:
                 found.append(self.asarray(part))
         return tuple(found) if many or len(found) > 1 else found[0]
+
+    def kept(self, rows: np.ndarray) -> Any:
+        """The same; so those of a structure or a layout, which come again, are uploaded once."""
+        key = id(rows)
+        if key not in self.uploaded:
+            self.uploaded[key] = (ref(rows, lambda _: self.uploaded.pop(key)), self.asarray(rows))
+        return self.uploaded[key][1]
 
     def scatter_add(self, out: Any, index: Any, values: Any, once: bool = False) -> None:
         """The same, always in the same order; CuPy's ``add.at``, which has none, is for integers.

@@ -23,7 +23,7 @@ from weakref import ref
 import numpy as np
 
 from . import linear
-from .backend import is_array
+from .backend import backend_for, is_array
 from .engine import TensorCore
 from .errors import DeferredError, DtypeError, ShapeError, TinygradRNNError, described
 from .fold import name_of
@@ -184,7 +184,7 @@ def deferred(cell: Callable[..., Any]) -> Callable[..., Any]:
         a handle                               its state, (n, ...), or a tuple of such
         a list or a tuple, of handles say      a list or tuple of as many
         an array or a Tensor (...)             (n, ...)
-        a number                               (n,), integers or float32
+        a number                               (n,), integers, or float32 as of ``use_device``
         anything else: None, a word, self      itself; only calls with an equal one are batched
 
     The cell returns a state with n rows, or a tuple of such; calls with equal whole numbers and
@@ -388,10 +388,10 @@ def _batch(column: list[Any]) -> Any:
     return first
 
 
-def _numbers(column: list[Any]) -> np.ndarray:
-    """The numbers (n,), integers or float32."""
+def _numbers(column: list[Any]) -> Any:
+    """The numbers (n,), integers, which are ids, or float32, on the device in use."""
     if not isinstance(column[0], (int, np.integer)):
-        return np.array(column, np.float32)
+        return backend_for(None).asarray(np.array(column, np.float32))
     try:
         return np.array(column, np.intp)
     except OverflowError as error:

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
-
 from .errors import DtypeError, ShapeError, TinygradRNNError, described
 from .linear import broadcast_to
 from .observer import OBSERVER
 from .place import described_group
 from .rows import Rows, batch_of, read
-from .structure import Group, Structure, as_index
+from .structure import Group, Structure
 
 __all__ = ["fold", "name_of"]
 
@@ -68,7 +66,7 @@ def fold(cell: Any, structure: Structure, inputs: Any = None, initial: Any = Non
             if not isinstance(error, TinygradRNNError):  # those tell by themselves
                 error.add_note(f"in {described_group(structure, group, name)}")
             raise
-    return rows.empty(as_index(structure.rows))
+    return rows.empty(structure.back)
 
 
 def _of_kind(name: str, cell: Any, kind: Any) -> Any:
@@ -89,7 +87,7 @@ def _inputs_of(name: str, structure: Structure, inputs: Any, group: Group) -> An
     nodes, n = group.nodes, len(structure)
     if isinstance(inputs, Mapping):
         inputs = inputs.get(group.kind)
-        nodes, n = as_index(structure.places[nodes]), structure.population[group.kind]
+        nodes, n = structure.places_in(group), structure.population[group.kind]
     return _each(inputs, lambda array: _picked(name, "inputs", array, nodes, n))
 
 
@@ -107,13 +105,12 @@ def _expect_kinds(name: str, structure: Structure, inputs: Mapping[Any, Any]) ->
 
 def _initial_of(name: str, structure: Structure, initial: Any, group: Group) -> Any:
     """The states that the childless nodes of ``group`` get as their one child."""
-    leaves, n = structure.leaves, group.stop - group.start
-    places = as_index(np.searchsorted(leaves, structure.order[group.start : group.stop]))
+    n, places = group.stop - group.start, structure.leaves_in(group)
 
     def rows_of(state: Any) -> Any:
         if getattr(state, "ndim", 0) == 1:
             return broadcast_to(state, (n, *state.shape))
-        return _picked(name, "initial", state, places, len(leaves))
+        return _picked(name, "initial", state, places, len(structure.leaves))
 
     return _each(initial, rows_of)
 

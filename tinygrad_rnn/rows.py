@@ -21,13 +21,33 @@ from .engine import TensorCore, op
 from .errors import DtypeError, ShapeError, described
 from .linear import Placed, astype, entries, gathering
 
-__all__ = ["Rows", "batch_of", "fill", "likeness", "read"]
+__all__ = ["Rows", "batch_of", "fill", "likeness", "read", "spread"]
 
 
 @op(array=lambda g, rows, once, array_shape: Placed(g, rows, array_shape, once))
+def _read(array, rows, once):
+    return entries(array, rows)
+
+
 def read(array, rows, once):
     """``array[rows]``, for a slice or an array of row numbers, each named ``once`` or not."""
-    return entries(array, rows)
+    return _read(array, _there(rows, array), once)
+
+
+@op(array=lambda g, rows: _read(g, rows, True))
+def _spread(array, rows, n):
+    return backend_of(array).scatter(array, rows, (n, *array.shape[1:]), True)
+
+
+def spread(array, rows, n):
+    """``n`` rows, those of ``array`` at ``rows`` and zeros."""
+    return _spread(array, _there(rows, array), n)
+
+
+def _there(rows, array):
+    """Row numbers on the device of ``array``."""
+    is_list = isinstance(rows, np.ndarray)
+    return backend_of(getattr(array, "array", array)).kept(rows) if is_list else rows
 
 
 def _written(g: Any, rows_shape: Any, start: int) -> Any:

@@ -315,6 +315,11 @@ class Structure:
         return rows
 
     @cached_property
+    def back(self) -> Any:
+        """``rows`` as an index, which brings states in the order of the schedule to the nodes."""
+        return as_index(self.rows)
+
+    @cached_property
     def _codes(self) -> np.ndarray:
         """The kinds as numbers, in order of first occurrence."""
         if self.kinds is None:
@@ -341,6 +346,27 @@ class Structure:
         places = np.empty(len(self), np.intp)
         places[order] = np.arange(len(self)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         return places
+
+    def places_in(self, group: Group) -> Any:
+        """Of the nodes of ``group``, their places among those of their kind."""
+        return self._places_by_start[group.start]
+
+    def leaves_in(self, group: Group) -> Any:
+        """Of the nodes of ``group``, which are childless, their places among all such nodes."""
+        return self._leaves_by_start[group.start]
+
+    @cached_property
+    def _places_by_start(self) -> dict[int, Any]:
+        places, order = self.places, self.order
+        return {one.start: as_index(places[order[one.start : one.stop]]) for one in self.schedule}
+
+    @cached_property
+    def _leaves_by_start(self) -> dict[int, Any]:
+        return {
+            one.start: as_index(np.searchsorted(self.leaves, self.order[one.start : one.stop]))
+            for one in self.schedule
+            if not one.children
+        }
 
     @cached_property
     def schedule(self) -> list[Group]:

@@ -42,27 +42,32 @@ class Packed:
         before = (self.starts[self.steps - 1] + self.ranks)[inner]
         return Structure(inner.astype(np.intp), before, heights=self.steps)
 
-    def direction(self, backward: bool) -> tuple[Structure, np.ndarray]:
-        """The chains in one direction, and for each sequence the row with which it ends there."""
-        return (self.chains.reversed(), self.first) if backward else (self.chains, self.last)
+    def direction(self, backward: bool) -> tuple[Structure, Any, Any]:
+        """The chains in one direction; for each leaf there the sequence that it begins, and for
+        each sequence the row with which it ends.
+        """
+        return self._directions[backward]
+
+    @cached_property
+    def _directions(self) -> list[tuple[Structure, Any, Any]]:
+        pairs = (self.chains, self.last), (self.chains.reversed(), self.first)
+        return [
+            (chains, as_index(self.ranks[chains.leaves]), as_index(last)) for chains, last in pairs
+        ]
 
 
 class Layout(NamedTuple):
     """Where the rows and the states of sequences, as they came, go in packed order.
 
-    Row i there is row ``place[i]`` of the matrix; its k-th sequence is number ``to_packed[k]``, and
-    sequence b the one of rank ``from_packed[b]``.
+    Row i there is row ``place[i]`` of the matrix, and belongs to sequence ``sequence[i]``; its k-th
+    sequence is number ``to_packed[k]``, and sequence b the one of rank ``from_packed[b]``.
     """
 
     packed: Packed
     place: Any
     to_packed: Any
     from_packed: Any
-
-    @property
-    def sequence(self) -> np.ndarray:
-        """Of each row in packed order, which sequence it belongs to."""
-        return np.arange(len(self.packed.first))[self.to_packed][self.packed.ranks]
+    sequence: np.ndarray
 
 
 # So that lengths that come again, as in every epoch, cost nothing.
@@ -79,4 +84,5 @@ def laid_out(lengths: tuple[int, ...], padded: bool) -> Layout:
     if padded:
         first, stride = np.arange(len(steps)), len(steps)
     place = first[order[packed.ranks]] + stride * packed.steps
-    return Layout(packed, as_index(place), as_index(order), as_index(np.argsort(order)))
+    back = np.argsort(order)
+    return Layout(packed, as_index(place), as_index(order), as_index(back), order[packed.ranks])

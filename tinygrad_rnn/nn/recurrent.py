@@ -19,11 +19,11 @@ from ..backend import backend_of
 from ..errors import DtypeError, ShapeError, described, expect_count, expect_number
 from ..fold import fold
 from ..functional import dropout
-from ..linear import concatenate, reshape, scatter, split, stack, swapaxes
+from ..linear import concatenate, reshape, split, stack, swapaxes
 from ..observer import OBSERVER
-from ..rows import read
+from ..rows import read, spread
 from ..sequences import elman, fits, gru, lstm
-from ..structure import Structure, as_index
+from ..structure import Structure
 from ..tensor import Tensor
 from .cells import Cell, GRUCell, LSTMCell, RNNCell, parts_of_state
 from .layers import expect_sizes, hint_for_rows
@@ -187,7 +187,7 @@ class Recurrent(Module):
                 outputs.append(output)
             rows = concatenate(outputs, axis=-1) if len(outputs) > 1 else outputs[0]
         if not _is_all(layout.place, x.shape[0]):
-            rows = scatter(rows, layout.place, (x.shape[0], rows.shape[-1]), once=True)
+            rows = spread(rows, layout.place, x.shape[0])
         return rows, _state([_stacked(parts) for parts in zip(*finals, strict=True)])
 
     @property
@@ -204,12 +204,11 @@ class Recurrent(Module):
         if operation:
             states = begin or [cell.initial(name, (len(packed.first),)) for name in cell.states]
             return operation(cell, rows, states, packed.courses[backward])
-        chains, last = packed.direction(backward)
+        chains, first, last = packed.direction(backward)
         if begin is not None:
-            leaves = as_index(packed.ranks[chains.leaves])
-            begin = _state([_taken(h, leaves) for h in begin])
+            begin = _state([_taken(h, first) for h in begin])
         states = _parts(self._folded(cell, chains, rows, begin, layout))
-        return states[0], *[_taken(h, as_index(last)) for h in states]
+        return states[0], *[_taken(h, last) for h in states]
 
     def _folded(self, cell: Cell, chains: Structure, rows: Any, begin: Any, layout: Layout) -> Any:
         """The states of all steps of one layer in one direction."""
@@ -232,9 +231,9 @@ class Recurrent(Module):
 
     def _masks(self, rows: Any, size: int, layout: Layout) -> Any:
         """For each row the mask, ``size`` numbers, of the sequence that it belongs to."""
-        array, sequence = getattr(rows, "array", rows), layout.sequence
-        ones = 1.0 + backend_of(array).zeros((sequence.max() + 1, size), array.dtype)
-        return dropout(ones, self.dropout, self.rng)[sequence]
+        array = getattr(rows, "array", rows)
+        ones = 1.0 + backend_of(array).zeros((len(layout.packed.first), size), array.dtype)
+        return read(dropout(ones, self.dropout, self.rng), layout.sequence, False)
 
     # ---- what does not fit ----
 

@@ -1,0 +1,72 @@
+"""Whole models on the device: what they compute, and how they learn, is what it is on NumPy."""
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import optim
+
+from .compared import close, is_on
+from .models import MODELS
+
+
+def built(name, device):
+    """The model of that name, from the same seed always, its loss, and the door to its device."""
+    tg.manual_seed(3)
+    model, loss = MODELS[name]()
+    model.to(device)
+    return model, lambda: loss(lambda x: tg.tensor(x, device=device))
+
+
+def gradient_of(x):
+    return x.grad.dense() if hasattr(x.grad, "dense") else x.grad
+
+
+def all_close(found, expected):
+    assert found.keys() == expected.keys()
+    for name, x in expected.items():
+        close(found[name], x)
+
+
+def first_loss(name, device):
+    """The loss of a new model, and the gradients of all its parameters by name."""
+    model, loss = built(name, device)
+    value = loss()
+    value.backward()
+    gradients = {f"gradient of {key}": gradient_of(x) for key, x in model.named_parameters()}
+    assert all(is_on(device, g) for g in gradients.values())
+    return gradients | {"loss": value}
+
+
+def after_steps(name, device, steps=3):
+    """All parameters after a few steps of Adam along clipped gradients."""
+    model, loss = built(name, device)
+    sparse = any(getattr(part, "sparse", False) for part in vars(model).values())
+    kind = optim.Adagrad if sparse else optim.Adam
+    optimizer = kind(model.named_parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss().backward()
+        optim.clip_grad_norm_(model.named_parameters(), 0.5)
+        optimizer.step()
+    optimizer.state_dict()  # which tells if a gradient was not finite
+    assert all(is_on(device, x) for x in model.parameters())
+    return model.state_dict()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loss_and_all_its_gradients_are_those_of_numpy(name):
+    all_close(first_loss(name, "cuda"), first_loss(name, "cpu"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_lead_where_they_lead_on_numpy(name):
+    found, expected = after_steps(name, "cuda"), after_steps(name, "cpu")
+    before = built(name, "cpu")[0].state_dict()
+    assert found.keys() == expected.keys()
+    moved = False
+    for key, x in expected.items():
+        # Adam divides by the size of a gradient, and so magnifies its rounding where it is small.
+        np.testing.assert_allclose(found[key], x, rtol=0, atol=2e-4, err_msg=key)
+        moved |= bool((np.abs(x - before[key]) > 1e-2).any())
+    assert moved
