@@ -63,12 +63,46 @@ def test_a_write_outside_of_an_array_is_an_error(cupy, at):
         x + 1  # of which the next kernel is not accused
 
 
+@pytest.mark.parametrize("text", ["x[at] = 2 * x[at]", "x[at] = -y[at]", "x[at] = 0 * y[at]"])
+@pytest.mark.parametrize("dtype", "fdi")
+def test_a_thread_past_the_end_is_noticed_whatever_it_reads_there(cupy, text, dtype):
+    T = {"f": "float", "d": "double", "i": "int"}[dtype]
+    source = f"""extern "C" __global__ void each({T}* x, const {T}* y) {{
+        const int at = threadIdx.x; {text}; }}"""
+    x, y, each = cupy.zeros(7, dtype), cupy.zeros(7, dtype), kernel(cupy, source, "each")
+    each(7, x, y)
+    with pytest.raises(RuntimeError, match="each has written outside of an array"):
+        each(8, x, y)
+
+
+def test_what_is_read_past_the_end_shows(cupy):
+    source = """extern "C" __global__ void add(double* y, const double* x, int n) {
+        y[0] = 0; for (int k = 0; k < n; k++) y[0] += x[k]; }"""
+    x, y, add = cupy.ones(7), cupy.zeros(1), kernel(cupy, source, "add")
+    add(1, y, x, np.int32(7))
+    assert float(y[0]) == 7
+    add(1, y, x, np.int32(8))
+    assert float(y[0]) > 1e100
+
+
+@pytest.mark.parametrize("barrier", ["", "__syncthreads();"])
+def test_an_address_that_is_no_arrays_is_an_error(cupy, barrier):
+    source = f"""extern "C" __global__ void wild(float* out) {{
+        out[threadIdx.x] = 2; {barrier} if (threadIdx.x == 3) out[1LL << 44] = 1; }}"""
+    x, wild = cupy.zeros(8, "f"), kernel(cupy, source, "wild")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="wild has read or written at an address"):
+            wild(8, x)
+    assert x.get()[0] == 2
+    assert float((x + 1)[0]) == 3
+
+
 def test_a_write_past_the_shared_memory_is_an_error(cupy):
     source = """extern "C" __global__ void past(float* out) {
         extern __shared__ float s[]; s[threadIdx.x] = 1; out[threadIdx.x] = s[threadIdx.x]; }"""
     x, past = cupy.zeros(8, "f"), kernel(cupy, source, "past")
     past(8, x, shared_mem=32)
-    with pytest.raises(RuntimeError, match="past has written past its 28 bytes of shared memory"):
+    with pytest.raises(RuntimeError, match="past has written past its shared memory"):
         past(8, x, shared_mem=28)
     with pytest.raises(RuntimeError, match="more than 49152"):
         past(8, x, shared_mem=49153)
@@ -106,7 +140,7 @@ def test_a_missing_barrier_shows_under_one_of_the_orders(cupy, step, reverse):
 def test_a_barrier_that_some_threads_never_reach_is_an_error(cupy):
     source = """extern "C" __global__ void split(float* x) {
         if (threadIdx.x == 3) return; __syncthreads(); x[threadIdx.x] = 1; }"""
-    with pytest.raises(RuntimeError, match="some threads of split wait at a barrier"):
+    with pytest.raises(RuntimeError, match="split has threads at a barrier when others have ended"):
         kernel(cupy, source, "split")(8, cupy.zeros(8, "f"))
 
 

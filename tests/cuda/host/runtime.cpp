@@ -6,13 +6,14 @@
 // and fails for want of a driver: nothing passes by accident.
 //
 //   memory     every allocation is filled with NaN and lies between two guards; after each launch
-//              the guards of all allocations are looked at
+//              the guards of all allocations are looked at, and a fault during one is an error
 //   launch     the threads of a block run one after another, from the first or from the last; where
 //              a kernel has barriers, each thread is a fiber that stops at __syncthreads()
 //   counters   launches by the kernel's name, copies by direction, waits for the device
 
 #include <Python.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <ucontext.h>
 #include <cstdint>
 #include <cstdlib>
@@ -38,11 +39,17 @@ static const unsigned char POISON = 0xFF;  // NaN in every float type, -1 in eve
 
 static std::map<char*, size_t> allocations;  // where each begins, and its bytes
 
+// What an array's guards are filled with: numbers that are huge in every dtype, so that to read one
+// shows; not NaN, which stays NaN when a thread past the end writes what it makes of it; and not
+// its neighbours' numbers, which a thread may write there too.
+static char guard_of(const char* array) { return (char)(0x6C + (size_t)array / 256 % 16); }
+
 static void* allocate(size_t bytes) {
   size_t whole = (bytes + 2 * GUARD + 255) / 256 * 256;  // aligned as cudaMalloc aligns
   char* block = (char*)aligned_alloc(256, whole);
   if (!block) return nullptr;
-  memset(block, POISON, whole);
+  memset(block, guard_of(block + GUARD), whole);
+  memset(block + GUARD, POISON, bytes);
   allocations[block + GUARD] = bytes;
   return block + GUARD;
 }
@@ -53,19 +60,20 @@ static void release(address p) {
   free((char*)p - GUARD);
 }
 
-static bool is_poison(const char* p) {
-  static const std::string clean(GUARD, (char)POISON);
-  return memcmp(p, clean.data(), GUARD) == 0;
+static bool is_whole(const char* guard, char byte) {
+  return *guard == byte && memcmp(guard, guard + 1, GUARD - 1) == 0;
 }
 
 // The bytes of an allocation that something has written outside of, mended; -1 if there is none.
 static long overrun() {
-  for (auto& [begin, bytes] : allocations)
-    if (!is_poison(begin - GUARD) || !is_poison(begin + bytes)) {
-      memset(begin - GUARD, POISON, GUARD);
-      memset(begin + bytes, POISON, GUARD);
+  for (auto& [begin, bytes] : allocations) {
+    char byte = guard_of(begin);
+    if (!is_whole(begin - GUARD, byte) || !is_whole(begin + bytes, byte)) {
+      memset(begin - GUARD, byte, GUARD);
+      memset(begin + bytes, byte, GUARD);
       return (long)bytes;
     }
+  }
   return -1;
 }
 
@@ -197,6 +205,36 @@ static bool run_block(unsigned threads) {
   return true;
 }
 
+static sigjmp_buf fault;
+static void on_fault(int) { siglongjmp(fault, 1); }
+
+// What a kernel has done wrong in one of its blocks; null if nothing.
+static const char* run_grid(unsigned shared) {
+  unsigned threads = blockDim.x * blockDim.y * blockDim.z;
+  struct sigaction handler = {}, before;
+  handler.sa_handler = on_fault;
+  sigaction(SIGSEGV, &handler, &before);
+  const char* volatile reason = nullptr;
+  if (sigsetjmp(fault, 1)) {
+    reason = " has read or written at an address that is no array's";
+  } else {
+    for (unsigned z = 0; z < gridDim.z && !reason; z++)
+      for (unsigned y = 0; y < gridDim.y && !reason; y++)
+        for (unsigned x = 0; x < gridDim.x && !reason; x++) {
+          blockIdx = {x, y, z};
+          memset(dynamic_shared, POISON, shared);
+          memset(dynamic_shared + shared, guard_of(nullptr), GUARD);
+          kernel->new_block();
+          if (!run_block(threads))
+            reason = " has threads at a barrier when others have ended";
+          else if (!is_whole(dynamic_shared + shared, guard_of(nullptr)))
+            reason = " has written past its shared memory";
+        }
+  }
+  sigaction(SIGSEGV, &before, nullptr);
+  return reason;
+}
+
 static PyObject* launch(address f, unsigned grid_x, unsigned grid_y, unsigned grid_z,
                         unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                         address, address packed, address, int) {
@@ -217,18 +255,7 @@ static PyObject* launch(address f, unsigned grid_x, unsigned grid_y, unsigned gr
   arguments = (void**)packed;
   blockDim = {block_x, block_y, block_z};
   gridDim = {grid_x, grid_y, grid_z};
-  for (unsigned z = 0; z < grid_z; z++)
-    for (unsigned y = 0; y < grid_y; y++)
-      for (unsigned x = 0; x < grid_x; x++) {
-        blockIdx = {x, y, z};
-        memset(dynamic_shared, POISON, shared + GUARD);
-        launched.new_block();
-        if (!run_block((unsigned)threads))
-          return fail("some threads of " + launched.name + " wait at a barrier, others have ended");
-        if (!is_poison(dynamic_shared + shared))
-          return fail(launched.name + " has written past its " + std::to_string(shared) +
-                      " bytes of shared memory");
-      }
+  if (const char* reason = run_grid(shared)) return fail(launched.name + reason);
   long bytes = overrun();
   if (bytes >= 0)
     return fail(launched.name + " has written outside of an array of " +
