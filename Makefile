@@ -4,7 +4,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo demos test thorough gradcheck reliability bench count clean
+.PHONY: demo demos test test-cupy thorough gradcheck reliability bench count clean
 
 demo: .venv/demos.done
 	$(BIN)/python -m demos main
@@ -17,6 +17,14 @@ test: .venv/test.done
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+# CuPy itself without a GPU: on host memory, its kernels compiled by g++ and, for three architectures,
+# by NVRTC; then those with barriers again, from the last thread of a block to the first.
+test-cupy: export TINYGRAD_RNN_REQUIRE = cupy
+test-cupy: .venv/test.done .venv/cupy.done
+	$(BIN)/python -m pytest tests/cuda --tier host
+	TINYGRAD_RNN_THREADS=reversed \
+	  $(BIN)/python -m pytest tests/cuda/test_kernels.py tests/cuda/test_host.py --tier host
 
 thorough: .venv/test.done  ## the same laws on many more random cases: hours, not minutes
 	HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest
