@@ -86,8 +86,9 @@ class Loop(OurTraining):
     """A loop over a cell that a user wrote in plain operations."""
 
     def __init__(self, cell, T, B, D, H):
-        arrays, self.xs = _data.loop(cell, T, B, D, H)
-        self.cell, self.zeros = cell, np.zeros((B, H), np.float32)
+        arrays, xs = _data.loop(cell, T, B, D, H)
+        self.xs, zeros = tg.tensor(xs).array, np.zeros((B, H), np.float32)
+        self.cell, self.zeros = cell, tg.tensor(zeros).array
         self.track(arrays)
 
     def loss(self, batch):
@@ -100,7 +101,8 @@ class CellLoop(OurTraining):
     def __init__(self, cell, T, B, D, H):
         if cell != "LSTM":
             raise NotImplementedError("is measured for the LSTM alone")
-        arrays, self.xs = _data.loop(cell, T, B, D, H)
+        arrays, xs = _data.loop(cell, T, B, D, H)
+        self.xs = tg.tensor(xs).array
         self.cell = nn.LSTMCell(D, H)
         W, U, b = (arrays[name].T for name in "WUb")
         self.cell.load_state_dict({"weight_ih": W, "weight_hh": U, "bias_ih": b, "bias_hh": 0 * b})

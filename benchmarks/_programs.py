@@ -43,11 +43,16 @@ class Program:
 
     def seconds(self, count):
         """The time that the next `count` steps take."""
+        self.wait()
         begun = time.perf_counter()
         for n in range(self.done, self.done + count):
             self.step(n)
+        self.wait()
         self.done += count
         return time.perf_counter() - begun
+
+    def wait(self):
+        """Return when all is done that was asked for: a processor has nothing left to do."""
 
     def cpu(self):
         """The seconds of the processor that this process has taken so far, in all its threads."""

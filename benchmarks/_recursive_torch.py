@@ -27,7 +27,11 @@ class Net(TorchTraining):
 
     def words(self, ids):
         """The rows of E that `ids` name; the gradient of E holds only these."""
-        return F.embedding(torch.tensor(ids), self.parameters["E"], sparse=True)
+        return F.embedding(self.there(ids), self.parameters["E"], sparse=True)
+
+    def there(self, numbers):
+        """The numbers as a tensor where the parameters are."""
+        return torch.as_tensor(numbers, device=self.parameters["E"].device)
 
     def lstm_leaf(self, x):
         """The states h and c (n, H) of leaves with the words x (n, D)."""
@@ -58,7 +62,7 @@ class Net(TorchTraining):
     def mean_loss(self, h, labels):
         """The mean cross entropy at the states h (N, H)."""
         logits = torch.addmm(self.parameters["r"], h, self.parameters["R"])
-        return F.cross_entropy(logits, torch.as_tensor(labels))
+        return F.cross_entropy(logits, self.there(labels))
 
     def update(self):
         self.optimizer.step()
@@ -126,7 +130,7 @@ class ByHand(Net):
             nodes, lefts, rights = zip(*level, strict=True)
             row = {node: i for i, node in enumerate(waiting)}
             kept = [node for node in waiting if parent_height[node] > height]
-            rows = torch.tensor([row[node] for node in (*lefts, *rights, *kept)])
+            rows = self.there([row[node] for node in (*lefts, *rights, *kept)])
             counts = [len(nodes), len(nodes), len(kept)]
             left, right, rest = states.index_select(0, rows).split(counts)
             state = self.compose(left.split(self.H, 1), right.split(self.H, 1))

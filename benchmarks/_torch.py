@@ -1,6 +1,7 @@
 """The programs in PyTorch."""
 
 import os
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -39,7 +40,7 @@ class TorchTraining(Torch, Training):
 
     def gradients(self):
         return {
-            name: x.grad.to_dense().numpy()
+            name: x.grad.to_dense().cpu().numpy()
             for name, x in self.parameters.items()
             if x.grad is not None
         }
@@ -134,7 +135,8 @@ class Tagger(TorchTraining):
 
     def __init__(self, D, H, sentences):
         arrays, batches = _data.tagging(D, H, sentences)
-        self.batches = [[(torch.tensor(x), torch.tensor(y)) for x, y in b] for b in batches]
+        on_host = partial(torch.tensor, device="cpu")
+        self.batches = [[tuple(map(on_host, pair)) for pair in b] for b in batches]
         self.track({name: arrays.pop(name) for name in "ERr"})
         self.lstm = nn.LSTM(D, H, bidirectional=True)
         self.lstm.load_state_dict(tensors(arrays))
@@ -142,10 +144,14 @@ class Tagger(TorchTraining):
         self.optimizer = torch.optim.SGD(self.parameters.values(), _data.LR)
 
     def loss(self, batch):
-        words, tags = (rnn.pack_sequence(s, False) for s in zip(*batch, strict=True))
+        words, tags = (self.packed(sequences) for sequences in zip(*batch, strict=True))
         x = F.embedding(words.data, self.parameters["E"], sparse=True)
         h = self.lstm(words._replace(data=x))[0].data
         return F.cross_entropy(h @ self.parameters["R"] + self.parameters["r"], tags.data)
+
+    def packed(self, sequences):
+        """They are packed on the host, and moved together to where the parameters are."""
+        return rnn.pack_sequence(sequences, False).to(self.parameters["E"].device)
 
     def update(self):
         self.optimizer.step()
@@ -316,7 +322,7 @@ class Optimizer(Torch, Program):
     def checks(self):
         for n in range(3):
             self.step(n)
-        return {name: float(np.linalg.norm(x.detach())) for name, x in self.parameters.items()}
+        return {name: x.detach().norm().item() for name, x in self.parameters.items()}
 
     def step(self, n):
         self.optimizer.step()
