@@ -48,6 +48,7 @@ from . import clipping
 from . import optim
 from . import cuda_optim
 from . import cuda
+from . import cuda_layers
 from . import schedules
 from . import decode
 from . import registry
