@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import backend, decode, nn
+from tinygrad_rnn import decode, nn
 
 from .lookup import INF, Table, chain, problems, whole
 
@@ -321,56 +321,6 @@ def test_rows_of_a_state_may_be_python_objects():
     assert sorted(texts, key=lambda x: (len(x), x)) == [
         "", "()", "(())", "()()", "((()))", "(()())", "(())()", "()(())", "()()()",
     ]  # fmt: skip
-
-
-class OnDevice:
-    """An array somewhere else, which mixes with no NumPy array: as strict as a real device."""
-
-    __module__ = "cupy"
-    __array_ufunc__ = None
-
-    def __init__(self, x):
-        self.x, self.shape, self.ndim, self.dtype = x, x.shape, x.ndim, x.dtype
-
-    def __array__(self, *_, **__):
-        raise TypeError("an implicit copy to the host")
-
-    def __getitem__(self, index):
-        assert isinstance(index, OnDevice)
-        return OnDevice(self.x[index.x])
-
-    def __len__(self):
-        return len(self.x)
-
-
-class Device(backend.Backend):
-    def asarray(self, values):
-        return values if isinstance(values, OnDevice) else OnDevice(np.asarray(values))
-
-    def to_host(self, x):
-        assert isinstance(x, OnDevice)
-        return x.x
-
-
-@pytest.mark.parametrize("how", ["beam_search", "greedy", "sample"])
-def test_a_model_on_a_device_gets_its_tokens_and_states_there(how, monkeypatch):
-    monkeypatch.setattr(backend, "_cupy", Device)
-    model = Table(3, 2, 3, 4)
-
-    def step(tokens, state):
-        t, inputs, prefix = state["t"], state["inputs"], state["prefix"]
-        assert isinstance(tokens, OnDevice) and isinstance(inputs.array, OnDevice)
-        prefix = prefix.x * 3 + tokens.x if t else prefix.x
-        log_probs = OnDevice(model.tables[t][inputs.array.x, prefix])
-        return tg.Tensor(log_probs), {"t": t + 1, "inputs": inputs, "prefix": OnDevice(prefix)}
-
-    start, zeros = OnDevice(np.array([77, 77])), OnDevice(np.zeros(2, int))
-    state = {"t": 0, "inputs": tg.Tensor(OnDevice(np.arange(2))), "prefix": zeros}
-    settings = {"steps": 4, "end": 0} | ({"beam": 3} if how == "beam_search" else {})
-    tg.manual_seed(1)
-    found = getattr(decode, how)(step, state, start, **settings)
-    tg.manual_seed(1)
-    assert found == getattr(decode, how)(model.step, **model.start(), **settings)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import backend, nn
+from tinygrad_rnn import nn
 
 seeds = st.integers(0, 2**32 - 1)
 sides = st.integers(1, 3)
@@ -243,45 +243,6 @@ def test_two_tensors_of_one_name_are_not_merged():
 def test_a_module_without_forward_says_so():
     with pytest.raises(NotImplementedError, match="Box has no method forward"):
         Box()(1)
-
-
-class DeviceArray:
-    """An array that lives elsewhere: it can be moved, and that is all."""
-
-    __module__ = "cupy"
-
-    def __init__(self, values):
-        self.values, self.dtype, self.shape = values, values.dtype, values.shape
-
-
-class FakeDevice(backend.Backend):
-    device = "cuda"
-
-    def asarray(self, values):
-        return DeviceArray(values.copy())
-
-    def to_host(self, x):
-        return x.values
-
-
-@given(boxes())
-def test_a_model_moves_to_a_device_and_back_with_gradients(model):
-    for x in model.parameters():
-        x.grad = tg.tensor(-x.array)
-    state = model.state_dict()
-    everything = [x for x, _ in tensors_with_names(model)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backend, "_cupy", FakeDevice)
-        assert model.to("cuda") is model
-        assert all(isinstance(x.array, DeviceArray) for x in everything)
-        assert all(isinstance(x.grad.array, DeviceArray) for x in model.parameters())
-        assert_same(model.state_dict(), state)  # always on the host
-        model.load_state_dict(altered(state))
-        assert all(isinstance(x.array, DeviceArray) for x in everything)
-        model.to("cpu")
-    assert_same({name: x.array for x, (name, *_) in tensors_with_names(model)}, altered(state))
-    for name, x in model.named_parameters():
-        np.testing.assert_array_equal(x.grad.array, -state[name])
 
 
 # ---- layers ------------------------------------------------------------------------------------

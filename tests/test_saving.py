@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tests.forged import header, npy, safetensors_file, zipped
-from tinygrad_rnn import backend, nn
+from tinygrad_rnn import nn
 
 DTYPES = ["?", *"bhiqBHIQ", *"efd", ">f4", ">i8"]
 SUFFIXES = [".npz", ".safetensors"]
@@ -98,19 +98,6 @@ def test_a_name_alone_is_a_file_in_this_folder(tmp_path, suffix, monkeypatch):
     monkeypatch.chdir(tmp_path)
     tg.save(f"model{suffix}", example())
     assert_same(example(), tg.load(tmp_path / f"model{suffix}"))
-
-
-def test_arrays_of_a_device_come_to_the_host(tmp_path, monkeypatch):
-    class Elsewhere:
-        __module__ = "cupy"
-
-    class Device(backend.Backend):
-        def to_host(self, x):
-            return np.arange(3.0)
-
-    monkeypatch.setattr(backend, "_cupy", Device)
-    tg.save(tmp_path / "x.npz", {"x": Elsewhere(), "t": tg.Tensor(Elsewhere())})
-    assert_same({"x": np.arange(3.0), "t": np.arange(3.0)}, tg.load(tmp_path / "x.npz"))
 
 
 @given(state=st.dictionaries(st.text("abc.", min_size=1), arrays(), min_size=1, max_size=4))

@@ -241,12 +241,13 @@ def squares(x: Any) -> float:
 
 
 def in_full(x: Any) -> Any:
-    """The array of a Tensor; of a term of a cotangent what it adds; all else as it is."""
+    """The array of a Tensor, on the host; of a term of a cotangent what it adds; else ``x``."""
     if isinstance(x, Placed):
         x = x.g  # the rest is zeros
     elif isinstance(x, (OuterProduct, Sum)):
         x = x.dense()
-    return getattr(x, "array", x)
+    x = getattr(x, "array", x)
+    return backend_of(x).to_host(x)
 
 
 def with_range(x: Any) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from .backend import is_array
+from .backend import backend_of, is_array
 from .cotangents import Sum, Term
 from .engine import Node, TensorCore
-from .errors import DtypeError, NotTrackedError, ShapeError, described
+from .errors import DtypeError, NotTrackedError, ShapeError, described, expect_one_device
 from .linear import Placed
 from .sparse import RowGradient, are_at_ids, rows_added_up, rows_in, terms_of
 from .stale import Freed
@@ -143,7 +143,9 @@ def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | No
             "  hint: reduce it first, loss = y.sum() or y.mean()"
         )
     g = np.ones_like(y.array) if gradient is None else gradient
-    array = g.array if isinstance(g, TensorCore) else g if is_array(g) else np.asarray(g)
+    array = g.array if isinstance(g, TensorCore) else g
+    if not is_array(array):
+        array = backend_of(y.array).asarray(np.asarray(array))
     array = array.copy()  # a gradient that is kept as rows may hold it beyond this pass
     if array.dtype.kind not in "fcbiu":
         raise DtypeError(
@@ -155,6 +157,7 @@ def seed_of(y: TensorCore, gradient: Any, name: str, kind: type[TensorCore] | No
             f"{name}: the cotangent has shape {array.shape}\n  expected: {y.array.shape}, that of"
             " the tensor\n  hint: it says how much each entry of the tensor weighs"
         )
+    expect_one_device(name, y=y, **{argument: array})
     if kind is None:
         return array
     return g if isinstance(g, TensorCore) else kind(array)
@@ -167,7 +170,7 @@ def own(g: Any, node: Node, kind: type[TensorCore]) -> TensorCore:
     if isinstance(g, Term):  # shared with nobody, and not in the node's dtype yet
         g = g.dense()
         return kind(g if g.dtype.kind == "c" else g.astype(node.dtype, copy=False))
-    return kind(g.copy())
+    return kind(backend_of(g).asarray(g.copy()))
 
 
 def own_rows(g: Any) -> Sum:
@@ -179,8 +182,13 @@ def own_rows(g: Any) -> Sum:
 
 
 def is_rows(g: Any) -> bool:
-    """Whether ``g`` is rows of a table and nothing else, fewer than the table has."""
-    places = all(isinstance(term, Placed) for term in terms_of(g))
+    """Whether ``g`` is rows of a table and nothing else, fewer than the table has.
+
+    Rows on a device are no rows: to add up those of equal ids, one would have to wait for it.
+    """
+    places = all(
+        isinstance(term, Placed) and isinstance(term.g, np.ndarray) for term in terms_of(g)
+    )
     return places and g.nbytes < prod(g.shape) * g.dtype.itemsize
 
 

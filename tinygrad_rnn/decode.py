@@ -312,10 +312,12 @@ class _Model:
         self.backend = backend_of(start)
         self.start = self.backend.to_host(start)
         self.n, self.V, self.t = len(start), 0, 0  # rows of the state, tokens, steps taken
+        self.rows: dict[str, Any] = {}  # those of the state that go on, by device
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The log-probabilities (N, V), on the host, after ``tokens`` in ``rows`` of the state."""
-        state = self._rows_of(self.state, rows)
+        self.rows = {"cpu": rows}
+        state = self._rows_of(self.state)
         self.n, self.t = len(rows), self.t + 1
         found = self.step(self.backend.asarray(tokens), state)
         if not isinstance(found, tuple) or len(found) != 2:
@@ -341,12 +343,12 @@ class _Model:
             " beam may keep a hypothesis that can go on"
         )
 
-    def _rows_of(self, state: Any, rows: np.ndarray) -> Any:
-        """``state`` with the given rows of every array and Tensor in it."""
+    def _rows_of(self, state: Any) -> Any:
+        """``state`` with the rows that go on of every array and Tensor in it."""
         if isinstance(state, dict):
-            return {key: self._rows_of(part, rows) for key, part in state.items()}
+            return {key: self._rows_of(part) for key, part in state.items()}
         if isinstance(state, (tuple, list)):
-            parts = [self._rows_of(part, rows) for part in state]
+            parts = [self._rows_of(part) for part in state]
             return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
         array = state.array if isinstance(state, TensorCore) else state
         if not getattr(array, "ndim", 0):
@@ -357,7 +359,10 @@ class _Model:
                 f"  expected: ({self.n}, ...), a row for each hypothesis\n"
                 "  hint: batch first; what has no rows must not be in the state"
             )
-        picked = array[backend_of(array).asarray(rows)]
+        backend = backend_of(array)
+        if backend.device not in self.rows:  # one copy, for all of the state
+            self.rows[backend.device] = backend.asarray(self.rows["cpu"])
+        picked = array[self.rows[backend.device]]
         return type(state)(picked) if isinstance(state, TensorCore) else picked
 
     def _check(self, log_probs: Any) -> None:

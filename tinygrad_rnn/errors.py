@@ -183,8 +183,11 @@ def device_of(value: Any) -> str:
     return "cpu" if isinstance(value, np.ndarray) else ""
 
 
-def mixed(name: str, arguments: dict[str, Any], devices: dict[str, str]) -> DeviceError:
-    """The error for arguments of two devices."""
+def mixture(name: str, arguments: dict[str, Any]) -> DeviceError | None:
+    """The error for arguments on two devices; None if they are on one."""
+    devices = {key: device_of(value) for key, value in arguments.items()}
+    if not {"cpu", "cuda"} <= set(devices.values()):
+        return None
     lines = [f"{name}({', '.join(arguments)}): the arguments are on two devices"]
     for key, device in devices.items():
         value = described(getattr(arguments[key], "array", arguments[key]))
@@ -194,6 +197,13 @@ def mixed(name: str, arguments: dict[str, Any], devices: dict[str, str]) -> Devi
         "\n".join(lines)
         + f"\n  hint: tensor({own}, device='cuda') of an array, {own}.to('cuda') of a Tensor"
     )
+
+
+def expect_one_device(name: str, **arguments: Any) -> None:
+    """Raise DeviceError for arrays of two devices, where CuPy would copy them without a word."""
+    error = mixture(name, arguments)
+    if error is not None:
+        raise error
 
 
 _CAUSES: dict[str, tuple[type[TinygradRNNError], str, str]] = {
@@ -280,9 +290,9 @@ _CAUSES: dict[str, tuple[type[TinygradRNNError], str, str]] = {
 def explained(name: str, arguments: dict[str, Any], error: Exception) -> TinygradRNNError:
     """The error that says how the body of operation ``name`` failed on these arguments."""
     text = str(error).strip()
-    devices = {key: device_of(value) for key, value in arguments.items()}
-    if {"cpu", "cuda"} <= set(devices.values()) and not isinstance(error, IndexError):
-        return mixed(name, arguments, devices)
+    mixed = mixture(name, arguments)
+    if mixed is not None and not isinstance(error, IndexError):  # of which ids may be the reason
+        return mixed
     kind: type[TinygradRNNError] = ShapeError
     hint = f"help({name}) says what the arguments have to be"
     if isinstance(error, np.exceptions.AxisError):

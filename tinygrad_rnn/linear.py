@@ -18,7 +18,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from .backend import backend_of, is_array, on_device
 from .cotangents import Sum, Term
 from .engine import TensorCore, formula, op
-from .errors import DtypeError, ShapeError, described, explained
+from .errors import DtypeError, ShapeError, described, expect_one_device, explained
 
 __all__ = [
     "broadcast_to",
@@ -273,6 +273,7 @@ _scatter_add.operation.joint.takes_terms = True
 @formula
 def scatter_add(x, index, updates):
     """``x`` with ``updates`` added at ``index``; an entry named twice gets both."""
+    expect_one_device("scatter_add", x=x, updates=updates)
     own = _astype(x, np.result_type(x.dtype, updates.dtype))
     return _scatter_add(own, _frozen(index, x, x.shape), updates)
 

@@ -13,7 +13,7 @@ from numpy.lib.array_utils import normalize_axis_tuple
 from .backend import backend_of
 from .cotangents import Term
 from .engine import TensorCore, formula, op
-from .errors import DtypeError, ShapeError, described
+from .errors import DtypeError, ShapeError, described, expect_one_device
 from .linear import broadcast_to, getitem, pad, reshape, swapaxes, transpose
 
 __all__ = ["conv1d", "einsum", "matmul", "outer", "tensordot"]
@@ -239,6 +239,7 @@ def einsum(subscripts, *operands):
         term.replace("...", names[widest - n :]) for term, n in zip(terms, spread, strict=True)
     ]
     pairs = [_diagonal(subscripts, term, x) for term, x in zip(terms, operands, strict=True)]
+    expect_one_device("einsum", **{f"operands[{i}]": x for i, x in enumerate(operands)})
     spelled = ",".join(term for term, _ in pairs) + "->" + result.replace("...", names)
     return _einsum(spelled, *[x for _, x in pairs])
 

@@ -60,16 +60,20 @@ for _name in _OTHERS.split():  # whoever computes with it is told what it is
 
 
 def rows_added_up(terms: Sequence[Placed]) -> RowGradient:
-    """The sum of terms at integer ids: ids in ascending order, the rows of equal ones added up."""
+    """The sum of terms at integer ids: ids in ascending order, the rows of equal ones added up.
+
+    How many there are depends on their values: on a device, the host waits for the ids.
+    """
     (n, *sides), backend = terms[0].shape, backend_of(terms[0].g)
-    places = [np.where(term.index < 0, term.index + n, term.index).reshape(-1) for term in terms]
+    indices = [backend.to_host(term.index) for term in terms]
+    places = [np.where(index < 0, index + n, index).reshape(-1) for index in indices]
     ids = np.unique(np.concatenate(places))
     dtype = np.result_type(*[term.dtype for term in terms])
     values = backend.zeros((len(ids), *sides), dtype)
     for term, place in zip(terms, places, strict=True):
         g = term.g.reshape((len(place), *sides))
-        backend.scatter_add(values, np.searchsorted(ids, place), g, term.once)
-    return RowGradient(values, ids, terms[0].shape, once=True)
+        backend.scatter_add(values, backend.asarray(np.searchsorted(ids, place)), g, term.once)
+    return RowGradient(values, backend.asarray(ids), terms[0].shape, once=True)
 
 
 def rows_in(g: Any) -> RowGradient:
@@ -78,7 +82,8 @@ def rows_in(g: Any) -> RowGradient:
         return g
     if not are_at_ids(g):
         g = g.dense() if isinstance(g, Term) else g
-        ids = np.flatnonzero((g != 0).reshape((len(g), prod(g.shape[1:]))).any(axis=1))
+        backend, has_one = backend_of(g), (g != 0).reshape((len(g), prod(g.shape[1:]))).any(axis=1)
+        ids = backend.asarray(np.flatnonzero(backend.to_host(has_one)))
         g = Placed(g[ids], ids, g.shape, once=True)
     return rows_added_up(terms_of(g))
 

@@ -12,7 +12,14 @@ from . import arithmetic, linear, products, reductions
 from .backend import backend_of, is_device_array, on_device
 from .backward import backward, gathered
 from .engine import TensorCore, Watch, expect_no_mask, leaf, outdate
-from .errors import DtypeError, NotTrackedError, ShapeError, described, explained
+from .errors import (
+    DeviceError,
+    DtypeError,
+    NotTrackedError,
+    ShapeError,
+    described,
+    explained,
+)
 from .sparse import RowGradient
 
 __all__ = ["Tensor", "tensor"]
@@ -72,8 +79,8 @@ def _array(data: Any, dtype: Any) -> np.ndarray:
         ) from error
 
 
-def _expect_tensor(name: str, g: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless ``g`` is a Tensor of this shape."""
+def _expect_tensor(name: str, g: Any, shape: tuple[int, ...], device: str) -> None:
+    """Raise unless ``g`` is a Tensor of this shape, on this device."""
     if not isinstance(g, Tensor) and (name != "grad" or not isinstance(g, RowGradient)):
         raise DtypeError(
             f"{name}: got {type(g).__name__}\n  expected: None or a Tensor of shape {shape}\n"
@@ -83,6 +90,11 @@ def _expect_tensor(name: str, g: Any, shape: tuple[int, ...]) -> None:
         raise ShapeError(
             f"{name}: got a Tensor of shape {g.shape}\n  expected: {shape}\n"
             "  hint: a gradient has the shape of what it is the gradient of"
+        )
+    if isinstance(g, Tensor) and g.device != device:
+        raise DeviceError(
+            f"{name}: got a Tensor on {g.device}\n  expected: one on {device}\n"
+            f"  hint: g.to({device!r}); a gradient is where that is which it is the gradient of"
         )
 
 
@@ -153,7 +165,8 @@ class Tensor(TensorCore):
             source = ", requires_grad=True"
         else:
             source = f", made by {self.node.name}"
-        return f"tensor({text}, dtype={self.dtype}{source})"
+        place = f", device={self.device!r}" if self.device != "cpu" else ""
+        return f"tensor({text}, dtype={self.dtype}{place}{source})"
 
     def __format__(self, spec: str) -> str:
         return format(self.item() if spec else repr(self), spec)
@@ -181,7 +194,7 @@ class Tensor(TensorCore):
             raise ShapeError(
                 f"{name}: a tensor of shape {self.shape} is not a single number\n  hint: {hint}"
             )
-        return self.array.item()
+        return backend_of(self.array).to_host(self.array).item()
 
     # ---- NumPy's functions are not ours ----
 
@@ -262,7 +275,7 @@ class Tensor(TensorCore):
     @grad.setter
     def grad(self, g: Tensor | RowGradient | None) -> None:
         if g is not None:
-            _expect_tensor("grad", g, self.shape)
+            _expect_tensor("grad", g, self.shape, self.device)
         if g is not None or self.node is not None:
             self._watch("grad").grad = g
 
@@ -297,7 +310,8 @@ class Tensor(TensorCore):
             replaced = hook(g if recorded else Tensor(g.copy()))
             if replaced is None:
                 return g
-            _expect_tensor("register_hook, what the hook returned", replaced, g.shape)
+            device = backend_of(getattr(g, "array", g)).device
+            _expect_tensor("register_hook, what the hook returned", replaced, g.shape, device)
             replaced = linear.astype(replaced, g.dtype)
             return replaced if recorded else replaced.array
 

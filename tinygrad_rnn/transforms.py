@@ -35,7 +35,7 @@ def jvp(func: Callable[..., Any], inputs: Any, v: Any) -> tuple[Any, Any]:
     leaves, _ = _leaves(inputs)
     y = func(*leaves)
     ys = [one for one in _sequence(y) if one.node is not None]
-    us = [tensor(np.zeros(one.shape, one.dtype), requires_grad=True) for one in ys]
+    us = [tensor(np.zeros_like(one.array), requires_grad=True) for one in ys]
     gradients = cotangents_of(ys, leaves, us, create_graph=True)
     flowing = [(g, w) for g, w in zip(gradients, _shaped(v, leaves), strict=True) if g is not None]
     found = iter(cotangents_of([g for g, _ in flowing], us, [w for _, w in flowing]))

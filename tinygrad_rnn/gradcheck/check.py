@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..backend import is_device_array
 from ..backward import cotangents_of
 from ..engine import Node, TensorCore
 from ..errors import (
+    DeviceError,
     DtypeError,
     GradcheckError,
     NondifferentiableError,
@@ -212,7 +214,9 @@ class _Check:
 
     def engine(self, k: int, scale: float = 1.0) -> Arrays:
         """The engine's gradient of ``scale * s_k`` as arrays, zeros where nothing flowed."""
-        found = self.gradients(k, [tensor(x, requires_grad=True) for x in self.xs], scale)
+        found = self.gradients(
+            k, [tensor(x, requires_grad=True, device="cpu") for x in self.xs], scale
+        )
         return [
             np.zeros_like(x) if g is None else g.array for x, g in zip(self.xs, found, strict=True)
         ]
@@ -223,12 +227,12 @@ class _Check:
             with no_grad():
                 terms = self.terms(1, [Tensor(np.asarray(x)) for x in xs])
         else:
-            terms = self.terms(k, [tensor(x, requires_grad=True) for x in xs])
+            terms = self.terms(k, [tensor(x, requires_grad=True, device="cpu") for x in xs])
         return sum(np.sum(w * y.array) for y, w in terms)
 
     def _operations(self) -> set[str]:
         """The names of the recorded operations; GradcheckError if they do not lead to an input."""
-        leaves = [tensor(x, requires_grad=True) for x in self.xs]
+        leaves = [tensor(x, requires_grad=True, device="cpu") for x in self.xs]
         ys = [y for y, _ in self.terms(1, leaves)]
         for y in ys:
             if not np.isfinite(y.array).all():
@@ -405,7 +409,14 @@ def _signed(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _float64(x: Any, i: int) -> np.ndarray:
-    array = np.array(x.array if isinstance(x, TensorCore) else x)
+    x = x.array if isinstance(x, TensorCore) else x
+    if is_device_array(x):
+        raise DeviceError(
+            f"gradcheck: inputs[{i}], {described(x)}, is on a device\n"
+            "  expected: the host, for derivatives are checked in float64, on NumPy\n"
+            "  hint: model.to('cpu'), x.to('cpu'); that both devices agree is another test"
+        )
+    array = np.array(x)
     if array.dtype.kind != "f":
         raise GradcheckError(
             f"gradcheck: inputs[{i}] is {described(array)}\n  expected: floating point\n"

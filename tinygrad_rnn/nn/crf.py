@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import backend_of
 from ..errors import DtypeError, IndexRangeError, ShapeError, described
 from ..fold import fold
 from ..linear import getitem, scatter
 from ..random import given_rng
 from ..reductions import below_top, logsumexp
+from ..saving import host_array
 from ..structure import Structure
 from .layers import expect_sizes, uniform
 from .module import Module
@@ -74,7 +74,7 @@ class CRF(Module):
     def decode(self, x: Any, lengths: Sequence[int]) -> list[np.ndarray]:
         """The most probable tags of each sequence, by Viterbi; of equal ones the lower tag."""
         chains = self._chains(x, lengths)
-        host = backend_of(getattr(x, "array", x)).to_host(getattr(x, "array", x))
+        host = host_array(x)
         start, end, moves = (p.numpy() for p in (self.start, self.end, self.transitions))
         found = []
         for first, last in zip(chains.leaves, chains.roots, strict=True):
@@ -104,7 +104,7 @@ class CRF(Module):
 
     def _checked(self, tags: Any, x: Any) -> np.ndarray:
         """``tags`` as an array of ids, one for each row of ``x``."""
-        ids, K = np.asarray(getattr(tags, "array", tags)), self.start.size
+        ids, K = host_array(tags), self.start.size
         if ids.dtype.kind not in "iu" or ids.shape != x.shape[:1]:
             raise DtypeError(
                 f"CRF: tags is {described(ids)}\n  expected: integers (steps={x.shape[0]},)\n"
