@@ -1,13 +1,16 @@
 """Whole models on the device: what they compute, and how they learn, is what it is on NumPy."""
 
+import gc
+
 import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import optim
+from tinygrad_rnn import nn, optim
+from tinygrad_rnn.backend import backend_for
 
 from .compared import close, is_on
-from .models import MODELS
+from .models import MODELS, TREES, H
 
 
 def built(name, device):
@@ -70,3 +73,42 @@ def test_steps_lead_where_they_lead_on_numpy(name):
         np.testing.assert_allclose(found[key], x, rtol=0, atol=2e-4, err_msg=key)
         moved |= bool((np.abs(x - before[key]) > 1e-2).any())
     assert moved
+
+
+def curve(name, device, steps=20):
+    """The losses of twenty steps, none of them read before the end."""
+    model, loss = built(name, device)
+    optimizer = optim.Adam(model.parameters(), lr=0.03)
+    losses = []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        losses.append(loss())
+        losses[-1].backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return np.array([x.item() for x in losses])
+
+
+@pytest.mark.parametrize("name", ["language model", "tagger", "TreeLSTMCell, fold"])
+def test_twenty_steps_are_the_same_curve(name):
+    """As on NumPy; and made once more, to the last bit, for nothing is added up in any order."""
+    found, expected = curve(name, "cuda"), curve(name, "cpu")
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    assert found[-1] < 0.8 * found[0]
+    np.testing.assert_array_equal(curve(name, "cuda"), found)
+
+
+def test_what_a_structure_has_uploaded_goes_with_it():
+    uploaded = backend_for("cuda").uploaded
+    gc.collect()
+    before = len(uploaded)
+    forest = tg.Structure.trees(TREES)
+    leaves = tg.tensor(np.ones((len(forest.leaves), H), np.float32), device="cuda")
+    h = tg.fold(nn.RecursiveCell(H, H).to("cuda"), forest, {0: leaves})
+    there = len(uploaded)
+    assert there > before
+    tg.fold(nn.RecursiveCell(H, H).to("cuda"), forest, {0: leaves})
+    assert len(uploaded) == there  # once, however often it is run
+    del forest, h
+    gc.collect()
+    assert len(uploaded) == before
