@@ -9,6 +9,11 @@ ROUNDING = {"float16": 4e-3, "float32": 1e-5, "float64": 1e-12}
 """How far results may differ, relative to the largest entry: the order of sums is not ours."""
 
 
+def normal(*shape, seed=0, dtype=np.float32):
+    """Normal numbers, the same whenever they are asked for."""
+    return np.random.default_rng(seed).standard_normal(shape).astype(dtype)
+
+
 def on_host(x):
     """``x``, a Tensor, an array of either device or a number, as a NumPy array."""
     x = getattr(x, "array", x)
