@@ -32,6 +32,7 @@ THREADS = 256
 HEADER = """
 typedef {T} T;
 typedef long long index;
+enum {{ THREADS = {threads} }};
 __device__ T sigmoid(T a) {{ return (tanh(a / 2) + 1) / 2; }}
 __device__ T larger(T a, T b) {{ return a < b || b != b ? b : a; }}  // NaN if there is one
 __device__ index within(index id, index n) {{ return (id % n + n) % n; }}  // -1 is n - 1
@@ -48,7 +49,7 @@ def compiled(name: str, parameters: str, text: str, T: str) -> Any:
     from cupy import RawKernel
 
     signature = f'extern "C" __global__ void {name}({parameters})'
-    return RawKernel(f"{HEADER.format(T=T)}{signature} {{{text}}}\n", name)
+    return RawKernel(f"{HEADER.format(T=T, threads=THREADS)}{signature} {{{text}}}\n", name)
 
 
 class Kernel:
@@ -262,7 +263,7 @@ LOSSES_FORWARD = RowKernel(
     "losses_forward",
     "index V, const T* x, const index* ids, T* losses, T* tops, T* sums",
     """
-    __shared__ T parts[256];
+    __shared__ T parts[THREADS];
     const index row = blockIdx.x;
     const T* scores = x + row * V;
     const int me = threadIdx.x;
@@ -294,14 +295,17 @@ LOSSES_FORWARD = RowKernel(
 """,
 )
 
-LOSSES_BACKWARD = Kernel(
+LOSSES_BACKWARD = RowKernel(
     "losses_backward",
     "index V, const T* g, const T* x, const index* ids, const T* tops, const T* sums, T* dx",
     """
-    const index row = at / V, k = at % V;
-    const T sum = sums[row], each = g[row] / (sum == 0 ? T(1) : sum);  // 0 / 1 of a row of -inf
-    const T picked = k == within(ids[row], V) ? g[row] : T(0);
-    dx[at] = exp(x[at] - tops[row]) * each - picked;
+    const index row = blockIdx.x, id = within(ids[row], V);
+    const T top = tops[row], sum = sums[row];
+    const T each = g[row] / (sum == 0 ? T(1) : sum);  // 0 / 1 of a row of -inf
+    for (index k = threadIdx.x; k < V; k += blockDim.x) {
+        const T picked = k == id ? g[row] : T(0);
+        dx[row * V + k] = exp(x[row * V + k] - top) * each - picked;
+    }
 """,
 )
 
@@ -317,7 +321,7 @@ def _losses_forward(x, ids):
 def _losses_backward(g, x, ids, tops, sums):
     dx = empty(x.shape, x.dtype)
     g, x, tops, sums = map(packed, (g, x, tops, sums))
-    LOSSES_BACKWARD(x.dtype, x.size, x.shape[1], g, x, as_index(ids), tops, sums, dx)
+    LOSSES_BACKWARD(x.dtype, len(x), x.shape[1], g, x, as_index(ids), tops, sums, dx)
     return dx
 
 

@@ -216,7 +216,7 @@ MUTANTS = [
     ),
     ("_losses_backward", "losses_backward", "sum == 0 ? T(1) : sum", "sum"),
     ("_losses_backward", "losses_backward", "- picked", "+ picked"),
-    ("_losses_backward", "losses_backward", "x[at] - tops[row]", "x[at]"),
+    ("_losses_backward", "losses_backward", " - top)", ")"),
     ("_add_rows", "add_rows", "out[id * D + d] += sum", "out[id * D + d] = sum"),
     ("_add_rows", "add_rows", "p > 0 && ids[order[p - 1]] == id", "false"),
     ("_add_rows", "add_rows", "values[order[q] * D + d]", "values[q * D + d]"),
