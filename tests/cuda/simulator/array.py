@@ -74,7 +74,7 @@ class ndarray:
         self._payload[...] = arr
         counting.uploaded()
 
-    def __array__(self, *args, **kwargs):
+    def __array__(self, dtype=None):  # and no copy=, of which NumPy warns
         raise TypeError(
             "Implicit conversion to a NumPy array is not allowed. "
             "Please use `.get()` to construct a NumPy array explicitly."

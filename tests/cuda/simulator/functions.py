@@ -17,11 +17,12 @@ GATHERS = ("take", "take_along_axis", "put_along_axis")
 SCALARS = (bool, int, float, complex, np.number, np.bool_)
 
 SYNCS = set(
-    "argpartition argwhere bincount compress extract flatnonzero histogram histogram2d histogramdd"
-    " intersect1d nonzero setdiff1d setxor1d shares_memory sliding_window_view trim_zeros union1d"
-    " unique unique_all unique_counts unique_inverse unique_values unravel_index".split()
+    "argpartition argwhere array2string array_repr array_str bincount compress extract flatnonzero"
+    " histogram histogram2d histogramdd intersect1d nonzero save savetxt savez savez_compressed"
+    " setdiff1d setxor1d shares_memory sliding_window_view trim_zeros union1d unique unique_all"
+    " unique_counts unique_inverse unique_values unravel_index".split()
 )
-"""Functions that make the host wait, since the shape of what they give depends on values."""
+"""Functions that make the host wait: mostly since the shape of what they give depends on values."""
 
 ON_HOST = set(
     "broadcast_shapes can_cast get_array_module isscalar issubdtype promote_types result_type"
@@ -143,7 +144,9 @@ class Function:
             or (name == "where" and len(args) + len(kwargs) == 1)
             or (name == "repeat" and next(arrays_in(*args[1:], *kwargs.values()), None) is not None)
         ):
-            hidden_sync(f"{self.full_name}, whose result has a shape that depends on values,")
+            hidden_sync(self.full_name)
+        if name == "where" and any(isinstance(x, (list, tuple)) for x in args):
+            raise TypeError(f"Unsupported type {list} given to {self.full_name}")
         if name in GATHERS:
             index = kwargs.get("indices", args[1] if len(args) > 1 else None)
             if isinstance(index, (list, tuple, np.ndarray)):
