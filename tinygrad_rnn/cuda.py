@@ -53,21 +53,21 @@ def compiled(name: str, parameters: str, text: str, T: str) -> Any:
 
 
 class Kernel:
-    """C text that is run for each ``at`` from 0 to ``size - 1``, by a thread for each."""
+    """C text that is run for each ``at`` from 0 to ``size - 1``, by a thread of its own."""
 
     def __init__(self, name: str, parameters: str, text: str) -> None:
         self.name, self.parameters, self.text = name, f"index size, {parameters}", f"{AT}{text}"
 
     def __call__(self, dtype: Any, size: int, *arguments: Any) -> None:
         """Run it; an array that there is not is 0, a pointer to nothing."""
-        self.launch(dtype, -(-size // THREADS), THREADS, size, *arguments)
+        self.launch(dtype, -(-size // THREADS), size, *arguments)
 
-    def launch(self, dtype: Any, blocks: int, threads: int, *arguments: Any) -> None:
-        """Run ``blocks`` blocks of so many threads."""
+    def launch(self, dtype: Any, blocks: int, *arguments: Any) -> None:
+        """Run so many blocks of threads."""
         if blocks:
             arguments = tuple([0 if x is None else x for x in arguments])
             made = compiled(self.name, self.parameters, self.text, TYPES[dtype.char])
-            made((blocks,), (threads,), arguments)
+            made((blocks,), (THREADS,), arguments)
 
 
 class RowKernel(Kernel):
@@ -77,7 +77,7 @@ class RowKernel(Kernel):
         self.name, self.parameters, self.text = name, parameters, text
 
     def __call__(self, dtype: Any, rows: int, *arguments: Any) -> None:
-        self.launch(dtype, rows, THREADS, *arguments)
+        self.launch(dtype, rows, *arguments)
 
 
 def in_place_of(body: Callable) -> Callable:
@@ -121,7 +121,7 @@ def as_index(ids: Any) -> Any:
 
 
 def each(text: str, N: int, between: str = " ") -> str:
-    """``text`` for each of N memories; k stands for its number, from 1."""
+    """``text`` for each of N memories; @ stands for its number, from 1."""
     return between.join(text.replace("@", str(k)) for k in range(1, N + 1))
 
 
