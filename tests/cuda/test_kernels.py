@@ -70,6 +70,36 @@ def test_the_order_of_threads_does_not_matter(name, tier):
             np.testing.assert_array_equal(a, b)
 
 
+def other_dtypes(arguments, dtype):
+    """The arguments in a dtype that has no kernel; or the first of them alone in float64."""
+    is_float = [isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in arguments]
+    if dtype == "mixed":
+        first = is_float.index(True)
+        return [x.astype("d") if i == first else x for i, x in enumerate(arguments)]
+    return [x.astype(dtype) if yes else x for x, yes in zip(arguments, is_float, strict=True)]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "mixed"])
+@pytest.mark.parametrize("name", [name for name in sorted(LAWS) if "gates" in name])
+def test_what_has_no_kernel_is_for_the_body(name, dtype):
+    for arguments in islice(examples(name, np.float32), 6):
+        arguments = other_dtypes(arguments, dtype)
+        agree(called(name, arguments), expected(name, arguments))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64"])
+def test_losses_of_any_dtype(dtype):
+    """Of float16, which has no kernel, too; and of cotangents of another dtype than the scores."""
+    for x, ids in islice(examples("_losses_forward", np.float32), 6):
+        x = np.nan_to_num(x, nan=1, posinf=2, neginf=-2).clip(-9, 9)
+        agree(
+            called("_losses_forward", [x.astype(dtype), ids]),
+            expected("_losses_forward", [x.astype(dtype), ids]),
+        )
+        back = [np.ones(len(x), dtype), x, ids, *cuda._losses_forward.body(x, ids)[1:]]
+        agree(called("_losses_backward", back), expected("_losses_backward", back))
+
+
 LAYERS = {"_lstm_forward": 2, "_gru_forward": 1, "_elman_forward": 1}
 
 

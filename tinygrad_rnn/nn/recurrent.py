@@ -72,9 +72,9 @@ class Recurrent(Module):
     one for each layer and direction for the h that W is applied to.  What a state keeps, c and what
     a GRU carries over, is never dropped.
 
-    On NumPy arrays of one dtype all steps are one operation.  Under ``detect_anomaly``, in training
-    with ``variational``, or where the cell has methods of its own or ``reset_after=False``, it is
-    the fold: the same but for rounding.
+    On arrays of one dtype all steps are one operation; on a device, of float32 or float64.  Under
+    ``detect_anomaly``, in training with ``variational``, or where the cell has methods of its own
+    or ``reset_after=False``, it is the fold: the same but for rounding.
 
     Parameters are PyTorch's: ``weight_ih_l0``, ``bias_hh_l1_reverse``.  Raises ShapeError for what
     does not fit, DtypeError for lengths that are not integers, SettingError for a wrong setting.
