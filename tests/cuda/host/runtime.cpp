@@ -37,20 +37,28 @@ static PyObject* fail(const std::string& reason) {
 static const size_t GUARD = 256;          // bytes before and after an allocation
 static const unsigned char POISON = 0xFF;  // NaN in every float type, -1 in every integer
 
-static std::map<char*, size_t> allocations;  // where each begins, and its bytes
+struct Allocation {
+  size_t bytes;
+  char guard;  // what its guards are filled with
+};
+static std::map<char*, Allocation> allocations;  // by where each begins
 
-// What an array's guards are filled with: numbers that are huge in every dtype, so that to read one
-// shows; not NaN, which stays NaN when a thread past the end writes what it makes of it; and not
-// its neighbours' numbers, which a thread may write there too.
-static char guard_of(const char* array) { return (char)(0x6C + (size_t)array / 256 % 16); }
+// Guards are numbers that are huge in every dtype, so that to read one shows; not NaN, which stays
+// NaN when a thread past the end writes what it makes of it; and not its neighbours' numbers, which
+// a thread may write there too.
+static char next_guard() {
+  static unsigned n;
+  return (char)(0x6C + n++ % 16);
+}
 
 static void* allocate(size_t bytes) {
   size_t whole = (bytes + 2 * GUARD + 255) / 256 * 256;  // aligned as cudaMalloc aligns
   char* block = (char*)aligned_alloc(256, whole);
   if (!block) return nullptr;
-  memset(block, guard_of(block + GUARD), whole);
+  char guard = next_guard();
+  memset(block, guard, whole);
   memset(block + GUARD, POISON, bytes);
-  allocations[block + GUARD] = bytes;
+  allocations[block + GUARD] = {bytes, guard};
   return block + GUARD;
 }
 
@@ -66,14 +74,12 @@ static bool is_whole(const char* guard, char byte) {
 
 // The bytes of an allocation that something has written outside of, mended; -1 if there is none.
 static long overrun() {
-  for (auto& [begin, bytes] : allocations) {
-    char byte = guard_of(begin);
-    if (!is_whole(begin - GUARD, byte) || !is_whole(begin + bytes, byte)) {
-      memset(begin - GUARD, byte, GUARD);
-      memset(begin + bytes, byte, GUARD);
-      return (long)bytes;
+  for (auto& [begin, of] : allocations)
+    if (!is_whole(begin - GUARD, of.guard) || !is_whole(begin + of.bytes, of.guard)) {
+      memset(begin - GUARD, of.guard, GUARD);
+      memset(begin + of.bytes, of.guard, GUARD);
+      return (long)of.bytes;
     }
-  }
   return -1;
 }
 
@@ -223,11 +229,12 @@ static const char* run_grid(unsigned shared) {
         for (unsigned x = 0; x < gridDim.x && !reason; x++) {
           blockIdx = {x, y, z};
           memset(dynamic_shared, POISON, shared);
-          memset(dynamic_shared + shared, guard_of(nullptr), GUARD);
+          char guard = next_guard();
+          memset(dynamic_shared + shared, guard, GUARD);
           kernel->new_block();
           if (!run_block(threads))
             reason = " has threads at a barrier when others have ended";
-          else if (!is_whole(dynamic_shared + shared, guard_of(nullptr)))
+          else if (!is_whole(dynamic_shared + shared, guard))
             reason = " has written past its shared memory";
         }
   }
