@@ -176,7 +176,9 @@ def described(value: object) -> str:
 
 
 def device_of(value: Any) -> str:
-    """``"cpu"`` or ``"cuda"`` for a Tensor or an array, ``""`` for what is on neither."""
+    """``"cpu"`` or ``"cuda"`` for a Tensor, an array or an index, ``""`` for what is on neither."""
+    if isinstance(value, tuple):
+        return max(map(device_of, value), default="")
     value = getattr(value, "array", value)
     if hasattr(value, "__cuda_array_interface__"):
         return "cuda"

@@ -59,9 +59,11 @@ def tensor(
 
 def _array(data: Any, dtype: Any) -> np.ndarray:
     """The array of nested lists of numbers; ShapeError or DtypeError if they are something else."""
-    if isinstance(data, (list, tuple)) and any(isinstance(x, TensorCore) for x in data):
+    parts = data if isinstance(data, (list, tuple)) else ()
+    if any(isinstance(x, TensorCore) or is_device_array(x) for x in parts):
+        kind = "Tensors" if isinstance(parts[0], TensorCore) else "arrays of a device"
         raise DtypeError(
-            "tensor(data): data is a list of Tensors\n  expected: numbers\n"
+            f"tensor(data): data is a list of {kind}\n  expected: numbers\n"
             "  hint: stack(list) puts them side by side and keeps their gradients"
         )
     try:

@@ -18,6 +18,9 @@ from .compared import close, is_on, normal, on_host
 
 rng = np.random.default_rng
 
+# NumPy asks an array of CuPy's, in a way that it calls old, to be one of its own: in vain.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 # ---- where things are --------------------------------------------------------------------------
 
@@ -138,8 +141,6 @@ def test_a_device_that_cannot_be_used_is_told_with_its_reason(error, told, monke
 OF_SEVERAL = [row for row in ROWS if len(row.case(RandomDraw(0))[0]) > 1 and row.name != "fold"]
 
 
-# NumPy asks an array of CuPy's, in a way that it calls old, to be one of its own: in vain.
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("row", OF_SEVERAL, ids=lambda row: row.name)
 def test_arrays_of_two_devices_are_refused_by_every_operation(row):
     arrays, keywords = row.case(RandomDraw(0))
@@ -173,6 +174,48 @@ def test_constants_of_numpy_are_refused_too_and_the_message_tells_all():
         "  b: float64 () on cpu",
         "  hint: tensor(b, device='cuda') of an array, b.to('cuda') of a Tensor",
     ]
+
+
+FORGOTTEN = {
+    "Linear": lambda: nn.Linear(4, 5),
+    "LayerNorm": lambda: nn.LayerNorm(4),
+    "LSTM": lambda: nn.LSTM(4, 5),
+    "GRU": lambda: nn.GRU(4, 5, bidirectional=True),
+    "RNN": lambda: nn.RNN(4, 5),
+    "LSTMCell": lambda: nn.LSTMCell(4, 5),
+    "fold": lambda: Folded(nn.GRUCell(4, 5)),
+}
+
+
+class Folded(nn.Module):
+    """A cell over two chains of two and one steps."""
+
+    def __init__(self, cell):
+        self.cell = cell
+
+    def forward(self, x):
+        return tg.fold(self.cell, tg.Structure.chains([2, 1]), x.reshape(-1, 4))
+
+
+@pytest.mark.parametrize("name", FORGOTTEN)
+def test_a_batch_that_was_left_on_the_host_is_refused_and_so_is_a_model(name):
+    x, model = normal(3, 4) if name in ("LSTMCell", "fold") else normal(3, 1, 4), FORGOTTEN[name]()
+    for wrong in (
+        lambda: model.to("cuda")(x),
+        lambda: model.to("cpu")(tg.tensor(x, device="cuda")),
+    ):
+        with pytest.raises(tg.DeviceError, match="are on two devices"):
+            wrong()
+    model(x)
+
+
+def test_an_index_of_a_device_into_an_array_of_the_host_is_refused():
+    ids = tg.tensor(np.array([[0], [1]]), device="cuda")
+    for call in (lambda x: x[ids[:, 0]], lambda x: tg.take_along_axis(x, ids, 1)):
+        with pytest.raises(tg.DeviceError, match="are on two devices"):
+            call(tg.tensor(normal(2, 3)))
+    with pytest.raises(tg.DtypeError, match="stack"):
+        tg.tensor([ids.array[0, 0], ids.array[1, 0]])
 
 
 def test_numbers_and_arrays_of_the_device_go_with_tensors_on_it():

@@ -6,7 +6,7 @@ import pytest
 import tinygrad_rnn as tg
 from tinygrad_rnn.registry import ROWS, RandomDraw
 
-from .compared import close, is_on, several
+from .compared import close, is_on, same_on_both, several
 
 COMPUTED_WITH = {"condition", "targets"}
 """Keywords that have to be on the device already, unless they are ids."""
@@ -83,6 +83,24 @@ def test_values_and_gradients_are_those_of_numpy(row, dtype):
 def test_so_they_are_in_half_precision(row):
     for seed in range(3):
         compare(row, seed, np.float16)
+
+
+EMPTY = {
+    "prod": lambda x: tg.prod(x, 0),
+    "sum": lambda x: tg.sum(x, 0),
+    "softmax": lambda x: tg.softmax(x, 1),
+    "logsumexp": lambda x: tg.logsumexp(x, 1),
+    "matmul": lambda x: x.T @ x,
+    "getitem": lambda x: x[[]],
+    "concatenate": lambda x: tg.concatenate([x, x]),
+    "reshape": lambda x: x.reshape(3, 0),
+    "cross_entropy": lambda x: tg.cross_entropy(x, np.zeros(0, int), ignore_index=0),
+}
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_arrays_without_entries(name):
+    same_on_both(EMPTY[name], np.zeros((0, 3), np.float32))
 
 
 @pytest.mark.costs
