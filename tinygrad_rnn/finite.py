@@ -13,9 +13,7 @@ from .errors import NonFiniteError, described
 
 __all__ = ["Guard", "expect_finite"]
 
-HINT = (
-    "  hint: with detect_anomaly(): around forward and backward names the operation that made them"
-)
+HINT = "with detect_anomaly(): around forward and backward names the operation that made them"
 
 
 def expect_finite(caller: str, name: str, g: Any) -> None:
@@ -27,7 +25,7 @@ def expect_finite(caller: str, name: str, g: Any) -> None:
     raise NonFiniteError(
         f"{caller}: the gradient of {name}, {described(g)}, is not finite\n"
         f"  of its {g.size} entries {int(np.isnan(g).sum())} are NaN and"
-        f" {int(np.isinf(g).sum())} infinite; nothing has been changed\n{HINT}"
+        f" {int(np.isinf(g).sum())} infinite; nothing has been changed\n  hint: {HINT}"
     )
 
 

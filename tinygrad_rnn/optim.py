@@ -158,7 +158,7 @@ class Optimizer:
                 f"{type(self).__name__}.step: the gradient of {name}, {described(x)}, was not"
                 f" finite at step {step}\n"
                 f"  no parameter has moved since: steps {step} to {self.guard.step} were not made\n"
-                f"{HINT}"
+                f"  hint: {HINT}"
             )
 
     def _prepare(self, memory: Memory, w: Any) -> None:
