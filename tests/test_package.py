@@ -23,6 +23,7 @@ PACKAGE = ROOT / "tinygrad_rnn"
 TYPED = PACKAGE / "py.typed"
 
 LARGE = {  # files of more than 400 lines, and why they are not cut up
+    "tinygrad_rnn/decode.py": "three ways to search, and what a step function may return",
     "tinygrad_rnn/deferred.py": "one subject: how calls wait, are put in batches and are run",
     "tinygrad_rnn/engine.py": "what a call is, how it is recorded, and the decorators for it",
     "tinygrad_rnn/linear.py": "one subject: linear operations, each beside its adjoint",

@@ -18,6 +18,7 @@ the search.  Nothing is recorded.  Scores are kept on the host, in float64.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -312,11 +313,10 @@ class _Model:
         self.backend = backend_of(start)
         self.start = self.backend.to_host(start)
         self.n, self.V, self.t = len(start), 0, 0  # rows of the state, tokens, steps taken
-        self.rows: dict[str, Any] = {}  # those of the state that go on, by device
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The log-probabilities (N, V), on the host, after ``tokens`` in ``rows`` of the state."""
-        self.rows = {"cpu": rows}
+        self.rows = cache(lambda backend: backend.asarray(rows))  # one copy, for all of the state
         state = self._rows_of(self.state)
         self.n, self.t = len(rows), self.t + 1
         found = self.step(self.backend.asarray(tokens), state)
@@ -359,10 +359,7 @@ class _Model:
                 f"  expected: ({self.n}, ...), a row for each hypothesis\n"
                 "  hint: batch first; what has no rows must not be in the state"
             )
-        backend = backend_of(array)
-        if backend.device not in self.rows:  # one copy, for all of the state
-            self.rows[backend.device] = backend.asarray(self.rows["cpu"])
-        picked = array[self.rows[backend.device]]
+        picked = array[self.rows(backend_of(array))]
         return type(state)(picked) if isinstance(state, TensorCore) else picked
 
     def _check(self, log_probs: Any) -> None:
