@@ -2,8 +2,8 @@
 
 States stand as rows, (B, H), so that what a step reads and writes is in one piece: rows ``start``
 to ``start + n`` of x, outputs and whatever has a row for each, and the first n rows of the buffers
-of B states.  A kernel is given whole arrays, ``start`` and their sizes; ``at`` counts the n H units
-of a step, and ``row`` is that of its sequence among all N rows.
+of B states.  A kernel is given whole arrays, ``start`` and H.  ``at`` counts the n H units of a
+step, which is their place in such a buffer; ``here`` is that among all N H, (N, H).
 
 Where a step of NumPy's squashes its gates in place, so does a kernel, in the place of U x + b.
 Nothing in a loop is uploaded or waited for.
@@ -29,7 +29,7 @@ from .cuda import (
 # ---- what the three have in common -------------------------------------------------------------
 
 PLACE = """
-    const index b = at / H, j = at % H, row = start + b;"""
+    const index b = at / H, j = at % H, row = start + b, here = row * H + j;"""
 
 
 def projected(x, weight, bias, u):
@@ -39,9 +39,20 @@ def projected(x, weight, bias, u):
         u += bias
 
 
+def parts(kept, k, N, H):
+    """Of what is kept, what has k and one and one blocks of (N, H); None for one that has not."""
+    u, one, other = (kept[a * N * H : b * N * H] for a, b in [(0, k), (k, k + 1), (k + 1, k + 2)])
+    return u.reshape(N, k * H), one if one.size else None, other if other.size else None
+
+
 def buffer(g, like):
     """A copy of the cotangent ``g``, to be written to; zeros if it is None."""
     return np.zeros_like(like, order="C") if g is None else g.copy()
+
+
+def first(n, x):
+    """The first n rows; of all, no view, which would cost the host 2 us."""
+    return x if n == len(x) else x[:n]
 
 
 def swept(step, course, dw, of_h, weight_hh):
@@ -51,7 +62,7 @@ def swept(step, course, dw, of_h, weight_hh):
     """
     for rows, n in reversed(course.steps):
         step(rows.start, n)
-        np.matmul(dw[rows], weight_hh, out=of_h[:n])
+        np.matmul(dw[rows], weight_hh, out=first(n, of_h))
 
 
 def found(du, dw, x, weight_ih, outputs, h, course, x_is_tracked):
@@ -75,8 +86,8 @@ LSTM_STEP = Kernel(
     " T* tanh_c",
     f"""{LSTM_PLACES}
     const T c_1 = states_c[at];{lstm_formula(1)}
-    if (before) {{ before[row * H + j] = c_1; tanh_c[row * H + j] = t; }}
-    states_c[at] = c; states_h[at] = outputs[row * H + j] = o * t;
+    if (before) {{ before[here] = c_1; tanh_c[here] = t; }}
+    states_c[at] = c; states_h[at] = outputs[here] = o * t;
 """,
 )
 
@@ -85,8 +96,8 @@ LSTM_STEP_BACK = Kernel(
     "index start, index H, const T* u, const T* before, const T* tanh_c, const T* g_outputs,"
     " const T* of_h, T* of_c, T* da",
     f"""{LSTM_PLACES}
-    const T c_1 = before[row * H + j], t = tanh_c[row * H + j], dc_others = of_c[at];
-    const T dh = of_h[at] + (g_outputs ? g_outputs[row * H + j] : T(0));{lstm_slopes(1)}
+    const T c_1 = before[here], t = tanh_c[here], dc_others = of_c[at];
+    const T dh = of_h[at] + (g_outputs ? g_outputs[here] : T(0));{lstm_slopes(1)}
     of_c[at] = dc * f_1;
 """,
 )
@@ -96,20 +107,15 @@ LSTM_STEP_BACK = Kernel(
 def _lstm_forward(x, weight_ih, weight_hh, bias, h, c, course, keeps):
     """Outputs, h, c; and of all rows i, f, g, o, (N, 4H), the c before, and tanh(c')."""
     (B, H), N, dtype = h.shape, len(x), x.dtype
-    h, c, outputs, w = h.copy(), c.copy(), empty((N, H), dtype), empty((B, 4 * H), dtype)
+    h, c, W_T = h.copy(), c.copy(), weight_hh.T
+    outputs, w = empty((N, H), dtype), empty((B, 4 * H), dtype)
     kept = empty((6 if keeps else 4) * N * H, dtype)
-    u, before, t = parts_of_lstm(kept, N, H)
+    u, before, t = parts(kept, 4, N, H)
     projected(x, weight_ih, bias, u)
     for rows, n in course.steps:
-        np.matmul(h[:n], weight_hh.T, out=w[:n])
+        np.matmul(first(n, h), W_T, out=first(n, w))
         LSTM_STEP(dtype, n * H, rows.start, H, u, w, h, c, outputs, before, t)
     return outputs, h, c, kept if keeps else empty(0, dtype)
-
-
-def parts_of_lstm(kept, N, H):
-    """What was kept: i, f, g, o, (N, 4H), the c before, tanh(c'), (N, H), or None."""
-    u, before, t = (kept[a * N * H : b * N * H] for a, b in [(0, 4), (4, 5), (5, 6)])
-    return u.reshape(N, 4 * H), before if before.size else None, t if t.size else None
 
 
 @in_place_of(sequences._lstm_backward)
@@ -117,13 +123,9 @@ def _lstm_backward(
     g_outputs, g_h, g_c, outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked
 ):
     (_, H), N, dtype = h.shape, len(x), x.dtype
-    u, before, t = parts_of_lstm(kept, N, H)
-    of_h, of_c, da, g_outputs = (
-        buffer(g_h, h),
-        buffer(g_c, h),
-        empty(u.shape, dtype),
-        packed(g_outputs),
-    )
+    u, before, t = parts(kept, 4, N, H)
+    of_h, of_c, g_outputs = buffer(g_h, h), buffer(g_c, h), packed(g_outputs)
+    da = empty(u.shape, dtype)
 
     def step(start, n):
         LSTM_STEP_BACK(dtype, n * H, start, H, u, before, t, g_outputs, of_h, of_c, da)
@@ -149,9 +151,9 @@ GRU_STEP = Kernel(
     const T h = states[at];{GRU_FORMULA}
     if (before) {{
         U(0) = r; U(1) = z; U(2) = n;
-        before[row * H + j] = h; w_n_[row * H + j] = w_n;
+        before[here] = h; w_n_[here] = w_n;
     }}
-    states[at] = outputs[row * H + j] = n + z * (h - n);
+    states[at] = outputs[here] = n + z * (h - n);
 """,
 )
 
@@ -160,8 +162,8 @@ GRU_STEP_BACK = Kernel(
     "index start, index H, const T* u, const T* before, const T* w_n_, const T* g_outputs,"
     " const T* of_h, T* carried, T* du, T* dw",
     f"""{GRU_PLACES}
-    const T r = U(0), z = U(1), n = U(2), h = before[row * H + j], w_n = w_n_[row * H + j];
-    const T dh = of_h[at] + carried[at] + (g_outputs ? g_outputs[row * H + j] : T(0));{GRU_SLOPES}
+    const T r = U(0), z = U(1), n = U(2), h = before[here], w_n = w_n_[here];
+    const T dh = of_h[at] + carried[at] + (g_outputs ? g_outputs[here] : T(0));{GRU_SLOPES}
     carried[at] = dh * z;
 """,
 )
@@ -171,28 +173,22 @@ GRU_STEP_BACK = Kernel(
 def _gru_forward(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps):
     """Outputs, h; and of all rows r, z, n, (N, 3H), the h before, and W_n h + b_hn."""
     (B, H), N, dtype = h.shape, len(x), x.dtype
-    h, outputs, w = h.copy(), empty((N, H), dtype), empty((B, 3 * H), dtype)
-    bias_hh = packed(bias_hh)
+    h, W_T, bias_hh = h.copy(), weight_hh.T, packed(bias_hh)
+    outputs, w = empty((N, H), dtype), empty((B, 3 * H), dtype)
     kept = empty((5 if keeps else 3) * N * H, dtype)
-    u, before, w_n = parts_of_gru(kept, N, H)
+    u, before, w_n = parts(kept, 3, N, H)
     projected(x, weight_ih, bias_ih, u)
     for rows, n in course.steps:
-        np.matmul(h[:n], weight_hh.T, out=w[:n])
+        np.matmul(first(n, h), W_T, out=first(n, w))
         GRU_STEP(dtype, n * H, rows.start, H, u, w, bias_hh, h, outputs, before, w_n)
     return outputs, h, kept if keeps else empty(0, dtype)
-
-
-def parts_of_gru(kept, N, H):
-    """What was kept: r, z, n, (N, 3H), the h before, W_n h + b_hn, (N, H), or None."""
-    u, before, w_n = (kept[a * N * H : b * N * H] for a, b in [(0, 3), (3, 4), (4, 5)])
-    return u.reshape(N, 3 * H), before if before.size else None, w_n if w_n.size else None
 
 
 @in_place_of(sequences._gru_backward)
 def _gru_backward(g_outputs, g_h, outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked):
     """``carried`` is what of dh' goes to the h before by way of z, not of W."""
     (_, H), N, dtype = h.shape, len(x), x.dtype
-    u, before, w_n = parts_of_gru(kept, N, H)
+    u, before, w_n = parts(kept, 3, N, H)
     of_h, carried, g_outputs = buffer(g_h, h), buffer(None, h), packed(g_outputs)
     du, dw = empty(u.shape, dtype), empty(u.shape, dtype)
 
@@ -219,8 +215,8 @@ ELMAN_STEPS = {
         f"elman_step_{name}",
         "index start, index H, const T* u, const T* w, T* states, T* outputs",
         f"""{PLACE}
-    const T a = u[row * H + j] + w[at];
-    states[at] = outputs[row * H + j] = {f};
+    const T a = u[here] + w[at];
+    states[at] = outputs[here] = {f};
 """,
     )
     for name, (f, _) in ELMAN.items()
@@ -231,9 +227,9 @@ ELMAN_STEPS_BACK = {
         f"elman_step_back_{name}",
         "index start, index H, const T* outputs, const T* g_outputs, const T* of_h, T* da",
         f"""{PLACE}
-    const T y = outputs[row * H + j];
-    const T dh = of_h[at] + (g_outputs ? g_outputs[row * H + j] : T(0));
-    da[row * H + j] = dh * ({slope});
+    const T y = outputs[here];
+    const T dh = of_h[at] + (g_outputs ? g_outputs[here] : T(0));
+    da[here] = dh * ({slope});
 """,
     )
     for name, (_, slope) in ELMAN.items()
@@ -243,10 +239,11 @@ ELMAN_STEPS_BACK = {
 @in_place_of(sequences._elman_forward)
 def _elman_forward(x, weight_ih, weight_hh, bias, h, course, nonlinearity):
     (B, H), N, dtype = h.shape, len(x), x.dtype
-    h, outputs, u, w = (h.copy(), empty((N, H), dtype), empty((N, H), dtype), empty((B, H), dtype))
+    h, W_T = h.copy(), weight_hh.T
+    outputs, u, w = (empty(shape, dtype) for shape in [(N, H), (N, H), (B, H)])
     projected(x, weight_ih, bias, u)
     for rows, n in course.steps:
-        np.matmul(h[:n], weight_hh.T, out=w[:n])
+        np.matmul(first(n, h), W_T, out=first(n, w))
         ELMAN_STEPS[nonlinearity](dtype, n * H, rows.start, H, u, w, h, outputs)
     return outputs, h
 
