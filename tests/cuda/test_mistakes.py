@@ -1,12 +1,17 @@
 """Each planted mistake is caught by the tiers that are there to catch it, in words that help."""
 
+import inspect
 import re
 import warnings
 
 import pytest
 
+import tinygrad_rnn as tg
+
 from ..required import skip
+from .lapses import LAPSES
 from .mistakes import KERNELS, MISTAKES, TIERS, claims, compare, refused_by_nvrtc, verdict
+from .simulator import Hazard
 
 PROGRAMS = {mistake.program.__name__: mistake.program for mistake in MISTAKES.values()}
 ON_NUMPY = [name for name, mistake in MISTAKES.items() if mistake.program not in KERNELS]
@@ -51,3 +56,28 @@ def test_nvrtc_refuses_what_gxx_may_let_pass(tier):
     said = refused_by_nvrtc(claims("nvrtc"))
     for name in claims("nvrtc"):
         assert re.search(MISTAKES[name].nvrtc, said[name]), said[name]
+
+
+# ---- in the package itself -----------------------------------------------------------------------
+
+
+def arguments(check, chosen, tier):
+    return chosen | ({"tier": tier} if "tier" in inspect.signature(check).parameters else {})
+
+
+@pytest.mark.costs
+def test_the_checks_of_lapses_pass(tier):
+    for _, check, chosen in LAPSES.values():
+        check(**arguments(check, chosen, tier))
+
+
+@pytest.mark.costs
+@pytest.mark.parametrize("name", LAPSES)
+def test_a_lapse_is_noticed(name, tier):
+    """By a comparison that fails, or by whoever refuses the call: CuPy, or the simulator."""
+    spoil, check, chosen = LAPSES[name]
+    noticed = AssertionError, pytest.fail.Exception, TypeError, tg.TinygradRNNError, Hazard
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(action="ignore"):
+        spoil(patch)
+        with pytest.raises(noticed):
+            check(**arguments(check, chosen, tier))

@@ -90,7 +90,7 @@ class _Synchronizable:
 
 
 cupy = Module("cupy")
-cupy.__version__ = table.FILE.read_text().split()[2].rstrip(",")
+cupy.__version__ = table.FILE.read_text().split()[2]
 cupy.__path__ = []
 cupy.ndarray = ndarray
 cupy.newaxis = None

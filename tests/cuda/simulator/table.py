@@ -1,6 +1,6 @@
 """The names that CuPy has, with their signatures: ``table.txt``, written from an installed CuPy.
 
-    python -m tests.cuda.simulator.table     # writes it again
+    python -m tests.cuda.simulator     # writes it again
 
 A line is ``module.name(signature)``, or ``module.name nin nout`` for a ufunc.  There are the names
 that NumPy has as well, since what the simulator runs is NumPy, and those of arrays and generators.
@@ -36,7 +36,8 @@ def written() -> str:
         "cupy.random.Generator": (cupy.random.Generator, lambda name: True),
         "cupyx": (cupyx, lambda name: name.startswith("scatter_")),
     }
-    lines = [f"# cupy {cupy.__version__}, by python -m {__package__}.table"]
+    numpys = ".".join(np.__version__.split(".")[:2])
+    lines = [f"# cupy {cupy.__version__} with numpy {numpys}, by python -m {__package__}"]
     for part, (owner, wanted) in parts.items():
         for name in sorted(dir(owner)):
             if not name.startswith("_") and wanted(name):
@@ -65,8 +66,13 @@ def _described(thing) -> str:
 @cache
 def read() -> dict[str, str]:
     """What follows each full name: ``read()["cupy.sum"]`` is its signature."""
-    lines = FILE.read_text().splitlines()[1:]
-    return {m[1]: m[2] for m in (re.match(r"([\w.]+)(.*)", line) for line in lines)}
+    return parsed(FILE.read_text())
+
+
+def parsed(text: str) -> dict[str, str]:
+    """The same of another text."""
+    found = [re.match(r"([\w.]+)(.*)", line) for line in text.splitlines()[1:]]
+    return {m[1]: m[2] for m in found if m}
 
 
 @cache
@@ -75,7 +81,3 @@ def signature(text: str) -> inspect.Signature:
     return inspect.signature(
         eval(f"lambda {text[1:-1]}: 0", {"int": int, "float": float, "numpy": np})
     )
-
-
-if __name__ == "__main__":
-    FILE.write_text(written())
