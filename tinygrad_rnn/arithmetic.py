@@ -180,7 +180,10 @@ def gelu(x):
 )
 def where(condition, a, b):
     """``a`` where the condition holds, ``b`` elsewhere."""
-    return np.where(condition, a, b)
+    try:
+        return np.where(condition, a, b)
+    except AttributeError:  # CuPy's takes no condition that is one number
+        return np.where(np.full_like(a + b, condition, bool), a, b)
 
 
 def _share(g, wins, ties):

@@ -81,14 +81,18 @@ class RowKernel(Kernel):
 
 
 def in_place_of(body: Callable) -> Callable:
-    """A function with a kernel, for payloads of one dtype that has kernels; ``body`` for others."""
+    """A function with a kernel, for payloads of one dtype that has kernels; ``body`` for others.
+
+    An array of the host, whose address means nothing on the device, is for the body to refuse.
+    """
 
     def decorate(function: Callable) -> Callable:
         @wraps(function)
         def call(*arguments: Any) -> Any:
-            dtypes = [x.dtype for x in arguments if hasattr(x, "dtype")]
-            chars = {dtype.char for dtype in dtypes if dtype.kind in "fc"}
+            arrays = [x for x in arguments if hasattr(x, "dtype")]
+            chars = {x.dtype.char for x in arrays if x.dtype.kind in "fc"}
             fit = len(chars) == 1 and chars <= TYPES.keys()
+            fit = fit and not any(isinstance(x, np.ndarray) for x in arrays)
             return function(*arguments) if fit else body(*arguments)
 
         call.body = body  # type: ignore[attr-defined]

@@ -14,7 +14,7 @@ from tinygrad_rnn import backend, nn
 from tinygrad_rnn.registry import ROWS, RandomDraw
 
 from ..test_nn import altered, assert_same, boxes, tensors_with_names
-from .compared import close, is_on, normal, on_host
+from .compared import close, is_on, normal, on_host, same_on_both
 
 rng = np.random.default_rng
 
@@ -138,18 +138,25 @@ def test_a_device_that_cannot_be_used_is_told_with_its_reason(error, told, monke
 # ---- two devices in one operation --------------------------------------------------------------
 
 
-OF_SEVERAL = [row for row in ROWS if len(row.case(RandomDraw(0))[0]) > 1 and row.name != "fold"]
+CASES = {row.name: (row, [row.case(RandomDraw(seed)) for seed in range(8)]) for row in ROWS}
+OF_SEVERAL = [name for name, (_, cases) in CASES.items() if any(len(xs) > 1 for xs, _ in cases)]
 
 
-@pytest.mark.parametrize("row", OF_SEVERAL, ids=lambda row: row.name)
-def test_arrays_of_two_devices_are_refused_by_every_operation(row):
-    arrays, keywords = row.case(RandomDraw(0))
-    for i in range(len(arrays)):
-        for one, others in (("cpu", "cuda"), ("cuda", "cpu")):
-            xs = [tg.tensor(x, device=one if i == j else others) for j, x in enumerate(arrays)]
-            with pytest.raises(tg.DeviceError, match="are on two devices") as caught:
-                row.function(*xs, **keywords)
-            assert " on cpu" in str(caught.value) and " on cuda" in str(caught.value)
+@pytest.mark.parametrize("name", OF_SEVERAL)
+def test_arrays_of_two_devices_are_refused_by_every_operation(name):
+    row, cases = CASES[name]
+    for arrays, keywords in cases:
+        for i in range(len(arrays) if len(arrays) > 1 else 0):
+            for one, others in (("cpu", "cuda"), ("cuda", "cpu")):
+                xs = [tg.tensor(x, device=one if i == j else others) for j, x in enumerate(arrays)]
+                with pytest.raises(tg.DeviceError, match="are on two devices") as caught:
+                    row.function(*xs, **keywords)
+                assert " on cpu" in str(caught.value) and " on cuda" in str(caught.value)
+
+
+def test_a_choice_by_one_truth_value():
+    same_on_both(lambda a, b: tg.where(True, a, b), normal(2, 1), normal(3))
+    same_on_both(lambda a: tg.where(np.bool_(False), a, 1.0), normal(2, 1))
 
 
 def test_constants_of_numpy_are_refused_too_and_the_message_tells_all():
