@@ -103,7 +103,7 @@ def predictions(net, forests):
     p, labels, roots = [], [], []
     for start in range(0, len(forests), 100):
         forest = joined(forests[start : start + 100])
-        p.append(tg.softmax(net(forest)).array)
+        p.append(tg.softmax(net(forest)).numpy())
         labels.append(forest.labels)
         roots.append(np.isin(np.arange(len(forest.labels)), forest.structure.roots))
     net.train()

@@ -51,7 +51,7 @@ def check_finite(loss):
 
 
 EXPECTED = (DataError, Diverged, OSError, MemoryError)
-EXPECTED += (tg.NonFiniteError, tg.CheckpointError, tg.SettingError)
+EXPECTED += (tg.NonFiniteError, tg.CheckpointError, tg.SettingError, tg.DeviceError)
 
 
 def main(demo, args):
@@ -63,7 +63,7 @@ def main(demo, args):
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal may not have all characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        with Run(args) as run:
+        with tg.use_device(args.device), Run(args) as run:
             claims = demo(args, run) or {}
             minutes, cores = (time.monotonic() - begun) / 60, os.cpu_count()
             run.log(minutes=minutes, cores=cores, claims=claims)
@@ -118,6 +118,7 @@ def parser(name, doc):
 
 def common_flags(p):
     """Add the flags that also make sense for several demos at once."""
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where nets compute")
     p.add_argument("--quick", action="store_true", help="only see that it works, in a few seconds")
     p.add_argument("--quiet", action="store_true", help="print the result only")
     p.add_argument("--no-plot", action="store_true", help="write CSV files but no PNG")

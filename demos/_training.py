@@ -112,7 +112,8 @@ class Training:
 
     def __init__(self, model, optimizer, args, schedule, vocabulary):
         self.model, self.optimizer = model, optimizer
-        own = {"resume", "out", "quiet", "no_plot", "save_every", "command"}  # what decides nothing
+        # What decides nothing; and a run may go on on another device.
+        own = {"resume", "out", "quiet", "no_plot", "save_every", "command", "device"}
         self.settings = {key: str(value) for key, value in vars(args).items() if key not in own}
         self.schedule, self.vocabulary = schedule, vocabulary
         self.rng = np.random.default_rng([args.seed, *b"batches"])  # unlike those that make data
@@ -205,7 +206,15 @@ class Training:
             if type(figure) is not kind:
                 raise TypeError(f"{name} is {figure!r}, expected: {kind.__name__}")
             setattr(self, name, figure)
-        self.losses, self.best, self.state = saved["losses"].tolist(), saved["best"], saved["state"]
+        self.losses, self.best = saved["losses"].tolist(), saved["best"]
+        self.state = placed(saved["state"])
+
+
+def placed(state):
+    """A state that was saved, an array or nested tuples of them, as Tensors where nets compute."""
+    if isinstance(state, (tuple, list)):
+        return type(state)(map(placed, state))
+    return None if state is None else tg.tensor(state)
 
 
 class Keeper:

@@ -106,7 +106,7 @@ class Trees:
             inner, own = state
             log_probs, inner = step(tokens, inner)
             own = self.after(tokens, own)
-            return np.where(self.allowed(own), log_probs.array, -np.inf), (inner, own)
+            return np.where(self.allowed(own), log_probs.numpy(), -np.inf), (inner, own)
 
         return only_allowed
 

@@ -107,7 +107,7 @@ class Captioner(tg.nn.Module):
 
     def encode(self, images):
         """What the decoder gets to know of the pictures, v (B, size)."""
-        x = images
+        x = tg.tensor(images)
         for convolution in self.convolutions:
             x = tg.relu(convolution(windows(x)))
         return self.normalise(self.dense(self.dropout(tg.reshape(x, (len(images), -1)))))
@@ -115,7 +115,7 @@ class Captioner(tg.nn.Module):
     def first_state(self, v):
         """The state (h^0, c^0), (B, size) each."""
         if self.form == EACH_STEP:
-            return (np.zeros(v.shape, np.float32),) * 2
+            return (tg.tensor(np.zeros(v.shape, np.float32)),) * 2
         h, c = tg.split(self.P(v), 2, axis=-1)
         return tg.tanh(h), c
 

@@ -45,7 +45,7 @@ class OneToOne(nn.Module):
         self.U, self.V = nn.Linear(D, H), nn.Linear(H, K)
 
     def forward(self, x, y):
-        return [self.V(tg.tanh(self.U(x)))]
+        return [self.V(tg.tanh(self.U(tg.tensor(x))))]
 
 
 class OneToMany(nn.Module):
@@ -55,7 +55,7 @@ class OneToMany(nn.Module):
         self.U, self.decoder = nn.Linear(D, H), Decoder(H, K)
 
     def forward(self, x, y):
-        return self.decoder(tg.tanh(self.U(x)), y)
+        return self.decoder(tg.tanh(self.U(tg.tensor(x))), y)
 
 
 class ManyToOne(nn.Module):
@@ -192,7 +192,7 @@ def answers(net, x, S):
     """What the net answers, (B, S): each output is chosen, and fed back, before the next."""
     y = np.full((len(x), S), END)
     for t in range(S):
-        y[:, t] = net(x, y)[t].array.argmax(1)
+        y[:, t] = net(x, y)[t].numpy().argmax(1)
     return y
 
 

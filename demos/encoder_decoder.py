@@ -124,7 +124,7 @@ def translations(model, sources, beam, steps):
     """The best hypothesis of a beam search for each source, as a list of ids."""
     x, lengths = kit.padded(sources)
     C, memory = model.encode(x, lengths)
-    h = np.zeros((len(x), model.decoder.hidden_size), np.float32)
+    h = tg.tensor(np.zeros((len(x), model.decoder.hidden_size), np.float32))
     start = np.full(len(x), END)
     found = tg.decode.beam_search(
         model.step, (C, memory, h, h), start, beam=beam, steps=steps, end=END
@@ -238,7 +238,7 @@ def report(scores, test, args, run):
             attention[i] > max(one[i] for one in fixed) for i in range(len(heads))
         ),
         f"from short to long the fixed C of {size} loses the larger part": (
-            fixed[-1][-2] / fixed[-1][0] < attention[-2] / attention[0]
+            fixed[-1][-2] * attention[0] < attention[-2] * fixed[-1][0]
         ),
         "attention passes the nearest neighbour": attention[-1] > neighbour[-1],
     }

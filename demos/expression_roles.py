@@ -82,7 +82,7 @@ class Bag(tg.nn.Module):
 
     def forward(self, trees):
         counts = [np.bincount(words_of(tree), minlength=self.words) for tree in trees]
-        return self.readout(np.array(counts, np.float32))
+        return self.readout(tg.tensor(np.array(counts, np.float32)))
 
 
 def parameter(values):
@@ -114,7 +114,7 @@ def fit(model, trees, roles, epochs, lr, name, known, args, run):
 def accuracy(model, trees, roles):
     """The share of the trees whose role `model` tells."""
     model.eval()
-    said = [model(trees[i : i + 100]).argmax(axis=1) for i in range(0, len(trees), 100)]
+    said = [model(trees[i : i + 100]).numpy().argmax(axis=1) for i in range(0, len(trees), 100)]
     model.train()
     return np.mean(np.concatenate(said) == roles)
 

@@ -101,7 +101,7 @@ def tags_of(model, x):
     said = [None] * len(x)
     for part in np.array_split(order, -(-len(x) // 100)):
         ends = np.cumsum([len(x[i]) for i in part])[:-1]
-        found = model([x[i] for i in part]).array.argmax(axis=1)
+        found = model([x[i] for i in part]).numpy().argmax(axis=1)
         for i, tags in zip(part, np.split(found, ends), strict=True):
             said[i] = tags
     model.train()

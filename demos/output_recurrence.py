@@ -126,14 +126,14 @@ def inputs(cell, x):
 
 def one_hot(ids, size):
     """Rows of one 1; of zeros for -1."""
-    return (ids[:, None] == np.arange(size)).astype(np.float32)
+    return tg.tensor((ids[:, None] == np.arange(size)).astype(np.float32))
 
 
 @tg.no_grad()
 def on_its_own(cell, x, fed_back):
     """The logits where R is applied to `fed_back(o^{t-1})`, and zeros before the first step."""
-    y, logits = np.zeros((len(x), cell.output_size), np.float32), []
-    for u in np.swapaxes(cell.U(inputs(cell, x)).numpy().reshape(*x.shape, -1), 0, 1):
+    y, logits = tg.tensor(np.zeros((len(x), cell.output_size), np.float32)), []
+    for u in tg.unstack(tg.reshape(cell.U(inputs(cell, x)), (*x.shape, -1)), axis=1):
         o = cell.V(cell.hidden(u, y))
         y = fed_back(o)
         logits.append(o.numpy())
@@ -142,7 +142,7 @@ def on_its_own(cell, x, fed_back):
 
 def choice(o):
     """What the net answers."""
-    return one_hot(o.argmax(axis=-1), o.shape[-1])
+    return one_hot(o.numpy().argmax(axis=-1), o.shape[-1])
 
 
 # ---- training and testing ----

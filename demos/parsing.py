@@ -79,7 +79,8 @@ class Parser(tg.nn.Module):
         """What attention reads of the sources x (B, S), and the first state of the decoder."""
         keys, (last, _) = self.encoder(self.dropout(self.embed_source(x)), lengths=lengths)
         h = tg.tanh(self.first(tg.concatenate([last[0], last[1]], -1)))
-        return self.attend.memory(self.dropout(keys), lengths), (h, np.zeros(h.shape, np.float32))
+        c = tg.tensor(np.zeros(h.shape, np.float32))
+        return self.attend.memory(self.dropout(keys), lengths), (h, c)
 
     def decode(self, y, memory, state, lengths=None):
         """What follows each of the tokens y (B, T): logits (B, T, V), weights, and the state."""

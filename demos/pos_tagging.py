@@ -112,7 +112,7 @@ class Reader(tg.nn.Module):
 
     def said(self, lines):
         """The tags of lines of one length, (B, T)."""
-        return self.logits(lines).array.argmax(-1).reshape(lines.shape)
+        return self.logits(lines).numpy().argmax(-1).reshape(lines.shape)
 
 
 class RandomField(Reader):
@@ -139,11 +139,15 @@ class Conditioned(Reader):
         super().__init__(forms, tags, args, more=tags, **how)
         self.y = np.eye(tags + 1, tags, dtype=np.float32)  # zeros: no tag before
 
+    def vectors(self, tags):
+        """What stands for tags, (N, tags)."""
+        return tg.tensor(self.y[tags])
+
     def log_p(self, lines, tags):
         """log p of the given tags, each after those before it: (N,)."""
         before = np.concatenate([np.append(self.tags, line[:-1]) for line in tags])
-        o = self.logits(lines, [self.y[before]])
-        return (tg.log_softmax(o) * self.y[np.concatenate(tags)]).sum(axis=1)
+        o = self.logits(lines, [self.vectors(before)])
+        return (tg.log_softmax(o) * self.vectors(np.concatenate(tags))).sum(axis=1)
 
     def loss(self, lines, tags):
         return -self.log_p(lines, tags).mean()
@@ -151,12 +155,12 @@ class Conditioned(Reader):
     def search(self, lines, beam):
         """For each of lines (B, T) the best tag sequences; a beam of 1 is greedy choice."""
         B, T = lines.shape
-        x = self.x(lines.ravel()).array.reshape(B, T, -1)
-        zeros = np.zeros((B, self.lstm.hidden_size), np.float32)
+        x = tg.reshape(self.x(lines.ravel()), (B, T, -1))
+        zeros = tg.tensor(np.zeros((B, self.lstm.hidden_size), np.float32))
 
         def step(before, state):
             t, line, h, c = state
-            x_and_y = np.concatenate([x[line, t], self.y[before]], axis=1)
+            x_and_y = tg.concatenate([x[line, t], self.vectors(before)], axis=1)
             output, (h, c) = self.lstm(x_and_y[None], (h[None], c[None]))
             return tg.log_softmax(self.V(output[0])), (t + 1, line, h[0], c[0])
 
@@ -248,7 +252,7 @@ def branches(model, x, y):
         wrong = np.flatnonzero(tags != best.tokens)
         if len(wrong) == 1 and tags.max() < model.tags:  # which is a tag that training had
             with tg.no_grad():
-                ahead = np.array(best.token_scores) - model.eval().log_p([line], [tags]).array
+                ahead = np.array(best.token_scores) - model.eval().log_p([line], [tags]).numpy()
             found.append((ahead[wrong[0]], -ahead[wrong[0] + 1 :].sum()))
     return np.array(found).reshape(-1, 2)
 

@@ -141,7 +141,7 @@ def difference_from_recurrent_net(size, steps):
         tg.tensor(p.numpy(), requires_grad=True) for p in (tree.U, tree.W, tree.b)
     )
     net.bias_hh = tg.tensor(np.zeros(size), requires_grad=True)
-    words = noise(1.0, steps, size)
+    words = tg.tensor(noise(1.0, steps, size))
     linear = structure_of(branching(range(steps), "left"))
     along_tree = tg.fold(tree, linear, {0: words})[np.flatnonzero(linear.counts)]
     x = tg.tanh(words @ tree.V.T + tree.b)  # the leaves are the input, the first one is h^1
@@ -317,7 +317,7 @@ def picture(net, trees, reader, run):
 @tg.no_grad()
 def told(net, tree, reader):
     """A number for each node: the expected sentiment, or p of what the root is said to be."""
-    p = tg.softmax(net(reader.read(tree))).array
+    p = tg.softmax(net(reader.read(tree))).numpy()
     return p @ np.arange(5) if reader.labels == SENTIMENT else p[:, p[-1].argmax()]
 
 

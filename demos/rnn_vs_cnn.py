@@ -97,18 +97,19 @@ def name_of(layers, width):
 
 def formula(signal, layer):
     """S(t) = sum_m I(t - m) K(m) + b as on the slide, for every t, of signal (C, T): (C_out, T)."""
-    K = layer.weight.array[:, :, ::-1]  # (C_out, C, k): the weights are in the order of time
+    K = layer.weight.numpy()[:, :, ::-1]  # (C_out, C, k): the weights are in the order of time
     T, width = signal.shape[1], K.shape[2]
     S = [sum(K[:, :, m] @ signal[:, t - m] for m in range(width) if t >= m) for t in range(T)]
-    return np.transpose(S) + layer.bias.array[:, None]
+    return np.transpose(S) + layer.bias.numpy()[:, None]
 
 
 def gradient_by_step(net, x):
     """The length of the gradient of a random sum of the last state, at each step of x, (T,)."""
     x = tg.tensor(x, requires_grad=True)
     last = net.states(x)[:, -1]
-    last.backward(tg.default_rng().standard_normal(last.shape).astype(np.float32))
-    return np.sqrt((x.grad.array**2).sum(axis=(0, 2)))
+    g = tg.default_rng().standard_normal(last.shape).astype(np.float32)
+    last.backward(tg.tensor(g))
+    return np.sqrt((x.grad.numpy() ** 2).sum(axis=(0, 2)))
 
 
 def longest_chain(y):
@@ -131,8 +132,10 @@ def seconds(net, x, repeats):
     for _ in range(repeats):
         begun = time.perf_counter()
         total = net.states(x).sum()
+        total.item()  # which is there when a device has done all that it was asked for
         between = time.perf_counter()
         total.backward()
+        total.item()
         took.append((between - begun, time.perf_counter() - between))
     return np.min(took, axis=0)
 
@@ -173,7 +176,7 @@ def right_by_delay(net, args):
         right = []
         for symbol in range(SYMBOLS):
             x[:, 0] = vectors(symbol)
-            right.append(net(x).array.argmax(axis=1) == symbol)
+            right.append(net(tg.tensor(x)).numpy().argmax(axis=1) == symbol)
         shares.append(np.mean(right))
     return np.array(shares)
 
@@ -214,7 +217,7 @@ def compare_waiting(models, args, run):
     models = {name: models[name] for name in (name_of(*STACKS[-1]), "recurrent")}
     chains, times = {name: [] for name in models}, {}
     for T in args.lengths:
-        x = tg.default_rng().standard_normal((1, T, 2 * SYMBOLS)).astype(np.float32)
+        x = tg.tensor(tg.default_rng().standard_normal((1, T, 2 * SYMBOLS)).astype(np.float32))
         for name, net in models.items():
             with tg.detect_anomaly():  # where a layer, elsewhere one operation, shows its steps
                 chains[name].append(longest_chain(net.states(x)))
@@ -236,7 +239,7 @@ def compare_memory(models, args, run):
     for name, net in models.items():
         losses = training.fit(
             net,
-            lambda batch, net=net: tg.cross_entropy(net(batch[0]), batch[1]),
+            lambda batch, net=net: tg.cross_entropy(net(tg.tensor(batch[0])), batch[1]),
             lambda rng: training_batches(args, rng),
             args,
             run,
@@ -282,7 +285,8 @@ def demo(args, run):
     expected = {name_of(L, k): L * (k - 1) + 1 for L, k in STACKS} | {"recurrent": STEPS_BACK}
     signal = rng.standard_normal((3, 20)).astype(np.float32)
     layer = tg.nn.Conv1d(3, 2, 5)
-    gap = np.abs(convolved(signal[None], layer).array[0] - formula(signal, layer)).max()
+    found = convolved(tg.tensor(signal[None]), layer).numpy()[0]
+    gap = np.abs(found - formula(signal, layer)).max()
     chains, times = compare_waiting(models, args, run)
     shares = compare_memory(models, args, run)
     report(windows, chains, times, shares, args)

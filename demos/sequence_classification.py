@@ -133,7 +133,7 @@ class Classifier(tg.nn.Module):
             s = tg.concatenate(list(last), axis=-1)  # the final state of either direction
         else:
             there = (np.arange(len(x))[:, None] < lengths)[:, :, None].astype(np.float32)
-            s = SUMMARIES[self.summary](h, there)
+            s = SUMMARIES[self.summary](h, tg.tensor(there))
         return self.V(self.dropout(s))
 
 
@@ -158,7 +158,7 @@ def said_by(model, x):
     order = np.argsort([len(text) for text in x], kind="stable")
     said = np.empty(len(x), int)
     for part in np.array_split(order, -(-len(x) // 200)):
-        said[part] = model([x[i] for i in part]).array.argmax(axis=1)
+        said[part] = model([x[i] for i in part]).numpy().argmax(axis=1)
     model.train()
     return said
 
@@ -171,7 +171,7 @@ def gradient_by_distance(model, x, y, steps):
     vectors = tg.tensor(model.vectors(texts).array, requires_grad=True)
     tg.cross_entropy(model.read(vectors, lengths), y[long]).backward()
     model.train()
-    sizes = np.linalg.norm(vectors.grad.array, axis=2)
+    sizes = np.linalg.norm(vectors.grad.numpy(), axis=2)
     back = np.array([sizes[lengths - 1 - n, np.arange(len(long))] for n in range(steps)])
     return back.mean(axis=1) / back.mean()
 

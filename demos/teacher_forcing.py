@@ -73,15 +73,19 @@ def one_hot(ids, classes, dtype=np.float32):
 # ---- the net: x and what is fed in, (B, T) -> logits (B, T, K) ----
 
 
+def vectors(cell, ids):
+    return tg.tensor(one_hot(ids, cell.output_size, cell.weight_ih.dtype))
+
+
 def in_parallel(cell, x, before):
     """All steps by one call."""
-    x, y = (one_hot(ids, cell.output_size, cell.weight_ih.dtype) for ids in (x, before))
+    x, y = (vectors(cell, ids) for ids in (x, before))
     return cell.V(cell.hidden(cell.U(x), y))
 
 
 def step_by_step(cell, x, before):
     """The same by a loop over time, such as W h would need; U x stays outside of it."""
-    x, y = (one_hot(ids, cell.output_size, cell.weight_ih.dtype) for ids in (x, before))
+    x, y = (vectors(cell, ids) for ids in (x, before))
     steps = tg.unstack(cell.U(x), axis=1)
     logits = [cell.V(cell.hidden(u, y[:, t])) for t, u in enumerate(steps)]
     return tg.stack(logits, axis=1)
@@ -98,7 +102,7 @@ def on_its_own(cell, x, before, forced):
         if t:
             fed[:, t] = np.where(forced[:, t], before[:, t], chosen[:, t - 1])
         now = slice(t, t + 1)
-        chosen[:, now] = in_parallel(cell, x[:, now], fed[:, now]).argmax(axis=-1)
+        chosen[:, now] = in_parallel(cell, x[:, now], fed[:, now]).numpy().argmax(axis=-1)
     return fed, chosen
 
 

@@ -93,7 +93,7 @@ class Net(tg.nn.Module):
 
 def by_windows(net, xs, ys, length):
     """The sum of all E^t; adds to each `grad` what is seen inside of windows."""
-    h, total = np.zeros((xs.shape[1], net.cell.hidden_size), np.float32), 0.0
+    h, total = tg.tensor(np.zeros((xs.shape[1], net.cell.hidden_size), np.float32)), 0.0
     for window in tg.windows(len(xs), length):
         h, E = tg.detach(h), 0.0
         for x, y in zip(xs[window], ys[window], strict=True):
@@ -119,7 +119,8 @@ def train(form, a, task, args, progress):
     optimizer, rng = tg.optim.Adam(net.parameters(), lr=args.lr), np.random.default_rng(args.seed)
     losses = []
     for step in range(args.steps):
-        losses.append(backward(form, net, *task.draw(rng, args.T), a))
+        xs, ys = task.draw(rng, args.T)
+        losses.append(backward(form, net, tg.tensor(xs), ys, a))
         kit.check_finite(losses[-1])
         tg.optim.clip_grad_norm_(optimizer.parameters, 1.0)
         optimizer.step()
@@ -164,6 +165,7 @@ def quality(net, when, task, args, run):
     T = 4 * args.T  # so that a can be small beside it
     net.counted = T - task.silent
     xs, ys = task.draw(np.random.default_rng(args.seed), T)
+    xs = tg.tensor(xs)
     full = gradients("windows", net, xs, ys, T - 1)
     lengths = sorted({0, 1, 2, *range(args.delay - 1, args.delay + 3), 2 * args.delay, T - 1})
     cost(FORMS[0], net, xs, ys, 0)  # what is set up once is not of the first row

@@ -50,6 +50,11 @@ def encoded(sentences):
     return WORD_VECTORS[np.searchsorted(WORDS, words)], np.searchsorted(TAGS, tags)
 
 
+def vectors(y):
+    """The vectors of the tags, (..., K)."""
+    return tg.tensor(TAG_VECTORS[y])
+
+
 # ---- three models: a cost to train, and tags ----
 
 
@@ -64,16 +69,16 @@ class Tagger(tg.nn.Module):
     def logits(self, x):
         """o of every tag, (T, B, K)."""
         beyond = np.zeros((self.delay, *x.shape[1:]), np.float32)
-        h, _ = self.rnn(np.concatenate([x, beyond]))
+        h, _ = self.rnn(tg.tensor(np.concatenate([x, beyond])))
         return self.V(h[self.delay :])
 
     def cost(self, x, y):
         """-log p of every right tag, (T, B)."""
-        return -(tg.log_softmax(self.logits(x)) * TAG_VECTORS[y]).sum(-1)
+        return -(tg.log_softmax(self.logits(x)) * vectors(y)).sum(-1)
 
     def tags(self, x, beam):
         """The most probable tag of every word, (T, B): there is nothing to search."""
-        return self.logits(x).array.argmax(-1)
+        return self.logits(x).numpy().argmax(-1)
 
 
 class Searched(tg.nn.Module):
@@ -98,18 +103,18 @@ class Conditioned(Searched):
     def cost(self, x, y):
         """-log p of every right tag, (T, B), the right tags before it fed in."""
         h, costs = None, []
-        for word, before, tag in zip(x, tags_before(y), y, strict=True):
-            h, o = self.cell(word, (h, TAG_VECTORS[before]))
-            costs.append(-(tg.log_softmax(o) * TAG_VECTORS[tag]).sum(-1))
+        for word, before, tag in zip(tg.tensor(x), tags_before(y), y, strict=True):
+            h, o = self.cell(word, (h, vectors(before)))
+            costs.append(-(tg.log_softmax(o) * vectors(tag)).sum(-1))
         return tg.stack(costs)
 
     def begin(self, x):
-        h = np.zeros((x.shape[1], self.cell.hidden_size), np.float32)
-        return h, x.swapaxes(0, 1), 0
+        h = tg.tensor(np.zeros((x.shape[1], self.cell.hidden_size), np.float32))
+        return h, tg.tensor(x).swapaxes(0, 1), 0
 
     def step(self, before, state):
         h, x, t = state
-        h, o = self.cell(x[:, t], (h, TAG_VECTORS[before]))
+        h, o = self.cell(x[:, t], (h, vectors(before)))
         return tg.log_softmax(o), (h, x, t + 1)
 
 
@@ -161,7 +166,7 @@ def train(model, sentences, args):
 @tg.no_grad()
 def losses(model):
     """The nats that the two sentences cost: at "entertaining", and at any other word."""
-    cost = model.cost(*encoded(SLIDE)).array.mean(axis=1)
+    cost = model.cost(*encoded(SLIDE)).numpy().mean(axis=1)
     return cost[AMBIGUOUS], np.delete(cost, AMBIGUOUS).max()
 
 

@@ -39,7 +39,7 @@ class Recall(tg.nn.Module):
 
     def forward(self, ids):
         """ids (T, B) -> logits (B, symbols), and the T states that the loop carried."""
-        x = np.eye(self.cell.input_size, dtype=np.float32)[ids]
+        x = tg.tensor(np.eye(self.cell.input_size, dtype=np.float32)[ids])
         state, states = None, []
         for u in tg.unstack(self.cell.U(x), axis=0):
             state = self.cell.step(u, state)
@@ -51,7 +51,8 @@ def orthogonal(inputs, hidden, gain):
     """A tanh cell with W = gain * Q, Q^T Q = 1, small inputs and no bias."""
     cell = tg.nn.RNNCell(inputs, hidden)
     Q, R = np.linalg.qr(tg.default_rng().normal(size=(hidden, hidden)))
-    cell.weight_hh.array[...] = gain * Q * np.sign(np.diag(R))
+    W = gain * Q * np.sign(np.diag(R))
+    cell.load_state_dict(cell.state_dict() | {"weight_hh": W})
     cell.weight_ih.array[...] *= SMALL_INPUTS
     cell.bias_ih.array[...] = cell.bias_hh.array[...] = 0.0
     return cell
@@ -86,7 +87,7 @@ def train(net, optimizer, clip, args, progress):
         kit.check_finite(loss.item())
         optimizer.zero_grad()
         loss.backward()
-        norms.append(tg.optim.clip_grad_norm_(optimizer.parameters, clip))
+        norms.append(float(tg.optim.clip_grad_norm_(optimizer.parameters, clip)))
         optimizer.step()
         losses.append(loss.item())
         progress.reached((step + 1) / args.steps, f"{np.mean(losses[-SMOOTHED:]):.3f} nats")

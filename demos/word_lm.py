@@ -97,8 +97,10 @@ class WordLM(tg.nn.Module):
 
 def drawn(model, init):
     """The model with all its weights drawn anew, uniform in -init .. init."""
-    for w in model.parameters():
-        w.array[...] = tg.default_rng().uniform(-init, init, w.shape)
+    draw = tg.default_rng().uniform
+    model.load_state_dict(
+        {name: draw(-init, init, w.shape) for name, w in model.named_parameters()}
+    )
     return model
 
 
@@ -151,7 +153,7 @@ def probabilities(model, before, ids, streams=1):
     for t in range(0, length, WINDOW):
         logits, state = model(x[t : t + WINDOW], state)
         log_p = tg.take_along_axis(tg.log_softmax(logits), y[t : t + WINDOW, :, None], -1)
-        found.append(np.exp(log_p.array[..., 0].astype(float)))
+        found.append(np.exp(log_p.numpy()[..., 0].astype(float)))
     model.train()
     return np.concatenate(found).T.ravel()[: len(ids)]
 

@@ -136,7 +136,7 @@ class Word2Vec(tg.nn.Module):
         others = np.where(drawn == o[:, None], 0.0, 1.0).astype(np.float32)  # o may be drawn too
         right = tg.einsum("bd,bd->b", self.u(o), h)
         wrong = tg.einsum("bkd,bd->bk", self.u(drawn), h)
-        return tg.softplus(-right) + (tg.softplus(wrong) * others).sum(-1)
+        return tg.softplus(-right) + (tg.softplus(wrong) * tg.tensor(others)).sum(-1)
 
     def skip_gram(self, w):
         """h (B, D) from the middle words w (B,)."""
@@ -145,7 +145,7 @@ class Word2Vec(tg.nn.Module):
     def cbow(self, near, counts):
         """h (B, D) from the neighbours (B, 2 * window) that count."""
         weights = counts / counts.sum(axis=1, keepdims=True)
-        return tg.einsum("bcd,bc->bd", self.v(near), weights.astype(np.float32))
+        return tg.einsum("bcd,bc->bd", self.v(near), tg.tensor(weights.astype(np.float32)))
 
 
 def predictions(kind, ids, args, rng):
@@ -178,7 +178,7 @@ def train(kind, ids, counts, args, run):
                 optimizer.zero_grad()
                 cost.sum().backward()  # as if one prediction moved the tables after another
                 optimizer.lr = args.lr * (1 - (epoch + start / len(o)) / passes)
-                losses.append(cost.array.mean())
+                losses.append(cost.numpy().mean())
                 kit.check_finite(losses[-1])
                 optimizer.step()  # moves the rows that were looked up, no others
             costs.append(np.mean(losses))
