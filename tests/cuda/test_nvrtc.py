@@ -3,6 +3,7 @@
 import gc
 from importlib import import_module
 from pkgutil import iter_modules
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -60,9 +61,9 @@ def ours():
     return [x for x in gc.get_objects() if isinstance(x, cuda.Kernel)]
 
 
-def of(body):
+def of(body, before=""):
     """The source of a kernel with this body."""
-    return f'extern "C" __global__ void planted(float* out) {{ {body} }}'
+    return f'{before}extern "C" __global__ void planted(float* out) {{ {body} }}'
 
 
 @pytest.mark.parametrize("architecture", nvrtc.ARCHITECTURES)
@@ -76,6 +77,30 @@ def test_what_is_wrong_is_refused_for_every_architecture(here):
     sources["good"] = of("out[0] = expf(out[1]);"), options
     for answers in nvrtc.refused(sources).values():
         assert set(answers) == set(REFUSED)
+
+
+def test_what_is_compiled_together_is_refused_by_itself(here):
+    """With headers of CuPy's, as its kernels are: nobody is helped or hurt by his neighbours."""
+    import cupy
+
+    (cupy.ones(2) + 1).sum()
+    ((_, options), *_) = compiled.SOURCES.values()
+    headers = "#include <cupy/carray.cuh>\n// NEW\n"
+    good = {
+        "a type": of("out[0] = Mine(1.5);", headers + "typedef int Mine;\n"),
+        "another of that name": of("out[0] = Mine(1.5);", headers + "typedef float Mine;\n"),
+        "a macro": of("out[0] = TWICE(1);", headers + "#define TWICE(x) 2 * x\n"),
+        "the same macro": of("out[0] = TWICE(1);", headers + "#define TWICE(x) (x + x)\n"),
+    }
+    wrong = {
+        "a neighbour's type": of("out[0] = Mine(1);", headers),
+        "a neighbour's macro": of("out[0] = TWICE(1);", headers),
+        "half a line": of("out[0] = out[1] +", headers),
+    }
+    for name, text in [*wrong.items(), ("nothing", good["a type"])]:
+        new = str(uuid4())  # so that none is remembered
+        sources = {key: (x.replace("NEW", new), options) for key, x in {**good, name: text}.items()}
+        assert set(nvrtc.refused_for("sm_80", sources)) == {name} & set(wrong)
 
 
 def test_neither_compiler_refuses_all_that_the_other_does(here, monkeypatch):

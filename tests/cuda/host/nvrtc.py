@@ -6,8 +6,10 @@ at once, and each has its own precompiled headers, which halve the time.
 """
 
 import json
+import re
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +17,9 @@ from . import compiled
 
 ARCHITECTURES = ("sm_75", "sm_80", "sm_90")
 """Turing, Ampere and Hopper."""
+
+_HEADER = re.compile(r"^[ \t]*#include.*$", re.MULTILINE)
+_MACRO = re.compile(r"^[ \t]*#define[ \t]+(\w+)", re.MULTILINE)
 
 
 def missing() -> str | None:
@@ -48,29 +53,64 @@ def refused(sources) -> dict[str, dict[str, str]]:
     return answers
 
 
-def _refused_for(architecture: str, sources) -> dict[str, str]:
+def refused_for(architecture: str, sources) -> dict[str, str]:
     """The same for one architecture.  What it accepts is remembered, and not compiled again."""
-    from cupy.cuda.compiler import CompileException, _NVRTCProgram
     from cupy_backends.cuda.libs import nvrtc
 
     release = ".".join(map(str, nvrtc.getVersion()))
-    known = compiled.folder() / f"nvrtc-{release}-{architecture}"
-    good = set(known.read_text().split()) if known.exists() else set()
+    remembered = compiled.folder() / f"nvrtc-{release}-{architecture}"
+    good = set(remembered.read_text().split()) if remembered.exists() else set()
+    marks = {key: compiled.digest(text, *options) for key, (text, options) in sources.items()}
+    new = {key: sources[key] for key, mark in marks.items() if mark not in good}
     answers = {}
-    with TemporaryDirectory() as headers, known.open("a") as accepted:
+    with TemporaryDirectory() as headers, remembered.open("a") as accepted:
         more = (f"-arch={architecture}", "--device-as-default-execution-space")
         more += ("--pch", f"--pch-dir={headers}", "--pch-messages=false")
-        for key, (source, options) in sources.items():
-            if (mark := compiled.digest(source, *options)) in good:
-                continue
-            try:
-                program = _NVRTCProgram(source, "kernel.cu", (), (), method="cubin")
-                program.compile((*options, *more))
-                print(mark, file=accepted, flush=True)
-            except CompileException as error:
-                answers[key] = str(error)
+        for keys in _batches(new):
+            texts, options = [sources[key][0] for key in keys], (*sources[keys[0]][1], *more)
+            wrong = {}
+            if len(keys) == 1 or _error(_together(texts), options):
+                told = [_error(text, options) for text in texts]
+                wrong = {key: error for key, error in zip(keys, told, strict=True) if error}
+            answers |= wrong
+            print(*(marks[key] for key in keys if key not in wrong), file=accepted, flush=True)
     return answers
 
 
+def _batches(sources, size: int = 20):
+    """The keys in lists: those of CuPy's kernels with the same headers and options, 20 at a time.
+
+    They are compiled together, for NVRTC takes longer to start than a kernel takes.  Our kernels
+    have no headers, and are alone.
+    """
+    alike = defaultdict(list)
+    for key, (text, options) in sources.items():
+        headers = tuple(_HEADER.findall(text))
+        alike[headers or key, tuple(options)].append(key)
+    for keys in alike.values():
+        yield from (keys[i : i + size] for i in range(0, len(keys), size))
+
+
+def _together(texts) -> str:
+    """One source: the headers, then each in a namespace, after which its macros are no more."""
+    parts = _HEADER.findall(texts[0])
+    for i, text in enumerate(texts):
+        body = _HEADER.sub("", text).replace('extern "C"', "")
+        parts += [f"namespace kernel_{i} {{", body, "}"]
+        parts += [f"#undef {name}" for name in _MACRO.findall(body)]
+    return "\n".join(parts)
+
+
+def _error(source: str, options) -> str | None:
+    """What NVRTC says if it refuses a source."""
+    from cupy.cuda.compiler import CompileException, _NVRTCProgram
+
+    try:
+        _NVRTCProgram(source, "kernel.cu", (), (), method="cubin").compile(options)
+    except CompileException as error:
+        return str(error)
+    return None
+
+
 if __name__ == "__main__":
-    print(json.dumps(_refused_for(sys.argv[1], json.load(sys.stdin))))
+    print(json.dumps(refused_for(sys.argv[1], json.load(sys.stdin))))
