@@ -88,5 +88,5 @@ def notes(found):
             for what in ("skipped", "not counted"):
                 if reason := found.text(case, name, what):
                     lines[f"- {name} is {what}: {reason}"] = None
-        lines[f"- {found.text(case, '', 'agreed')}"] = None
+        lines[f"- `{case}`: {found.text(case, '', 'agreed')}"] = None
     return "\n".join([*lines, ""])

@@ -39,7 +39,9 @@ def standard_library():
     """The logical lines of some modules: pairs of a token and its kind."""
     for module in MODULES.split():
         line = []
-        with tokenize.open(Path(sysconfig.get_path("stdlib"), f"{module}.py")) as file:
+        path = Path(sysconfig.get_path("stdlib"), module)
+        package = path / "__init__.py"  # what is a module here is one in a later Python
+        with tokenize.open(package if path.is_dir() else path.with_suffix(".py")) as file:
             for token in tokenize.generate_tokens(file.readline):
                 if token.type == tokenize.NEWLINE:
                     yield line

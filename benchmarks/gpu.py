@@ -9,6 +9,7 @@ parameters after a step.  What fails is told, and the next case is measured.
 import argparse
 import os
 import platform
+import re
 import sys
 import time
 from datetime import date
@@ -196,8 +197,11 @@ def agreed(programs):
     for name in programs:
         wrong = unequal(arrays[name], arrays[others[0]], TOLERANCE)
         assert not wrong, f"{name}, beside {others[0]}: {wrong}"
-    entries = sum(x.size for x in arrays[OURS].values())
-    return f"{len(programs)} programs to {TOLERANCE}: {', '.join(figures)}; {entries:,} entries"
+    own = arrays[OURS]
+    scalars = [name for name in figures if name not in own and "|" not in name]
+    what = f"all {sum(x.size for x in own.values()):,} entries of gradients and parameters"
+    more = f", and to {_suite.TOLERANCE} in {', '.join(scalars)}" * bool(scalars)
+    return f"{len(programs)} programs agree to {TOLERANCE} of the largest in {what}{more}"
 
 
 def sampler(system, program):
@@ -251,8 +255,9 @@ def machine(system):
 def card(cupy):
     """The name of the GPU and the version of its driver, as text."""
     name = cupy.cuda.runtime.getDeviceProperties(0)["name"].decode()
-    driver = Path("/proc/driver/nvidia/version")
-    return f"{name}, {driver.read_text().splitlines()[0] if driver.exists() else 'driver unknown'}"
+    about = Path("/proc/driver/nvidia/version")
+    driver = re.search(r"\d+\.\d+\.\d+|$", about.read_text() if about.exists() else "")[0]
+    return f"{name}, driver {driver or 'unknown'}"
 
 
 if __name__ == "__main__":
