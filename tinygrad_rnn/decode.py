@@ -12,7 +12,8 @@ number of the step, is passed on as it is, the same for all.  N changes from ste
 of a state follow their hypotheses, and those that have come to their end are not asked again.
 
 A step function that gives a token the log-probability -inf forbids it, and so a grammar constrains
-the search.  Nothing is recorded.  Scores are kept on the host, in float64.
+the search.  Nothing is recorded.  Scores are kept on the host, in float64: a model on a device is
+waited for once a step, for its log-probabilities.
 """
 
 from __future__ import annotations

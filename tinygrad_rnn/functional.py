@@ -36,7 +36,8 @@ __all__ = [
 def embedding(ids, weight):
     """The rows of ``weight`` (V, D) that integers ``ids`` name: an array (*ids.shape, D).
 
-    IndexRangeError unless ``0 <= id < V``: no id wraps round.
+    IndexRangeError unless ``0 <= id < V``: no id wraps round.  To look at ids of a device is to
+    wait for it, at those of the host it is not.
     """
     ids = _integers("embedding(ids, weight)", "ids", ids)
     backend_of(ids).check_ids("embedding(ids, weight)", ids, weight.shape[0])
@@ -71,7 +72,7 @@ def cross_entropy(logits, targets, ignore_index=None):
 
     ``logits`` is (..., V), ``targets`` (...) integers; classes are on the last axis.  Targets equal
     to ``ignore_index`` do not count; 0 if all are ignored.  IndexRangeError for ids outside 0 .. V
-    - 1.
+    - 1; to look at targets of a device is to wait for it, at those of the host it is not.
     """
     name = "cross_entropy(logits, targets)"
     return _mean_of_picked(logits, name, softmax_losses, targets, ignore_index)

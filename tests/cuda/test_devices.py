@@ -8,6 +8,7 @@ import types
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import backend, nn
@@ -267,6 +268,30 @@ def test_an_index_out_of_range_is_refused_as_on_the_host(case):
         with pytest.raises(tg.IndexRangeError) as caught:
             x[WRONG[case]()]
         assert str(caught.value).startswith("getitem(x, index): ")
+
+
+def parts_of_an_index():
+    """What may stand in an index: some of it fits an axis of 2 to 4 entries, some does not."""
+    numbers = st.integers(-4, 4)
+    arrays = st.lists(numbers, max_size=3).map(lambda found: np.array(found, int))
+    masks = st.lists(st.booleans(), min_size=2, max_size=4).map(np.array)
+    slices = st.builds(slice, numbers, numbers, st.sampled_from([None, 1, 2, -1]))
+    return st.one_of(numbers, slices, st.sampled_from([None, ...]), arrays, masks)
+
+
+@settings(max_examples=60)
+@given(st.one_of(parts_of_an_index(), st.lists(parts_of_an_index(), max_size=3).map(tuple)))
+def test_any_index_means_what_it_means_on_the_host(index):
+    x = normal(4, 3, 2)
+    try:
+        expected = tg.tensor(x)[index].array
+    except tg.TinygradRNNError as error:
+        with pytest.raises(type(error)):
+            tg.tensor(x, device="cuda")[index]
+    else:
+        same_on_both(lambda x: x[index], x)
+        same_on_both(lambda g: tg.scatter(g, index, x.shape), expected)
+        same_on_both(lambda x, g: tg.scatter_add(x, index, g), x, expected)
 
 
 @pytest.mark.parametrize("ids", [[5], [-1], [[0, 7]]])
