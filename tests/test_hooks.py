@@ -93,3 +93,12 @@ def test_what_a_hook_keeps_stays_as_it_was():
     a.grad.array[...] = np.nan
     b.grad.array[...] = np.nan
     assert all((g.array == 1).all() for g in kept)
+
+
+def test_the_cotangent_of_a_single_number_is_an_array():
+    x, seen = tg.tensor(2.0, requires_grad=True), []
+    h = x * 3.0
+    h.register_hook(lambda g: seen.append(g.array))
+    (h * 2.0).backward()
+    assert type(x.grad.array) is type(seen[0]) is np.ndarray  # NumPy's product is a scalar
+    assert type(tg.grad(x * 3.0, x).array) is np.ndarray

@@ -237,7 +237,11 @@ def _scatter(x, index, shape, once=False):
 
 
 def getitem(x, index):
-    """``x[index]``: integers, slices, ``...``, None, integer arrays, masks, and mixtures."""
+    """``x[index]``: integers, slices, ``...``, None, integer arrays, masks, and mixtures.
+
+    Into an array of a device, indices of the host are checked on the way there; those of the device
+    are not, for the host would have to wait: they wrap round.
+    """
     return _getitem(x, _frozen(index, x, x.shape))
 
 

@@ -309,7 +309,7 @@ class Tensor(TensorCore):
 
         def on_cotangent(g: Any) -> Any:
             recorded = isinstance(g, Tensor)
-            replaced = hook(g if recorded else Tensor(g.copy()))
+            replaced = hook(g if recorded else Tensor(backend_of(g).asarray(g.copy())))
             if replaced is None:
                 return g
             device = backend_of(getattr(g, "array", g)).device
