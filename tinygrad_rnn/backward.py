@@ -170,7 +170,7 @@ def own(g: Any, node: Node, kind: type[TensorCore]) -> TensorCore:
     if isinstance(g, Term):  # shared with nobody, and not in the node's dtype yet
         g = g.dense()
         return kind(g if g.dtype.kind == "c" else g.astype(node.dtype, copy=False))
-    return kind(g.copy())
+    return kind(backend_of(g).asarray(g.copy()))  # of one number NumPy makes a scalar
 
 
 def own_rows(g: Any) -> Sum:
