@@ -8,13 +8,20 @@ which began from rounding of its own.
 
 import importlib
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
 
+import tinygrad_rnn as tg
 from demos import _kit as kit
+from demos import _training as training
+from tinygrad_rnn import backend
+
+from .tiers import Costs
 
 OF_MACHINE = {"settings", "minutes", "cores", "seconds", "milliseconds", "times_as_fast", "bytes"}
+STOPPED = 9  # the step in which a run of some 14 steps an epoch is stopped
 WITHIN = 1e-3  # relative, and absolute; float32 rounds to 1e-7, and training may multiply that
 
 
@@ -180,10 +187,8 @@ def leaves(figures, path=""):
         yield path, figures
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_a_demo_logs_the_same_on_a_device(name, tmp_path, capsys):
-    (code, expected), (other, found) = (run(name, tmp_path, d, capsys) for d in ("cpu", "cuda"))
-    assert code == other
+def equal(found, expected):
+    """Raise unless two runs have logged the same, but for rounding."""
     assert [line.keys() for line in found] == [line.keys() for line in expected]
     for mine, right in zip(found, expected, strict=True):
         for path, value in right.items():
@@ -191,3 +196,56 @@ def test_a_demo_logs_the_same_on_a_device(name, tmp_path, capsys):
                 np.testing.assert_allclose(mine[path], value, WITHIN, WITHIN, err_msg=path)
             else:
                 assert mine[path] == value, path
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_demo_logs_the_same_on_a_device(name, tmp_path, capsys, tier):
+    code, expected = run(name, tmp_path, "cpu", capsys)
+    with tier.counting() if tier.counts else nullcontext(Costs(launches=1)) as costs:
+        other, found = run(name, tmp_path, "cuda", capsys)
+    assert code == other
+    assert costs.launches > 0  # it was there
+    equal(found, expected)
+
+
+@pytest.mark.parametrize(("first", "then"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_run_that_was_stopped_goes_on_on_the_other_device(
+    first, then, tmp_path, capsys, monkeypatch
+):
+    """In the middle of an epoch, with a state that is carried from window to window."""
+    real, steps, data = training.step_of, [], str(text(tmp_path))
+
+    def step_of(*arguments):
+        steps.append(1)
+        if len(steps) == STOPPED:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    def told(out, device, *flags):
+        flags = [*SMALL["char_lm"][1].split(), "--save-every", "0", "--device", device, *flags]
+        flags += ["--quiet", "--no-plot", "--data", data, "--out", str(tmp_path / out)]
+        code = importlib.import_module("demos.char_lm").main(flags)
+        lines = kit.figures_of(tmp_path / out)
+        return code, [dict(leaves(line)) for line in lines if "epoch" in line]
+
+    _, expected = told("whole", "cpu")
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "step_of", step_of)
+        code, before = told("parts", first)
+    assert code == 130 and not before
+    code, found = told("parts", then, "--resume")
+    assert code == 0
+    equal(found, expected)
+
+
+def test_without_a_device_there_is_one_clear_error_and_no_folder(tmp_path, capsys, monkeypatch):
+    def none():
+        raise tg.DeviceError("device 'cuda' cannot be used: no CUDA device\n  hint: stay here")
+
+    monkeypatch.setattr(backend, "_cupy", none)
+    out = tmp_path / "out"
+    main = importlib.import_module("demos.two_sentences").main
+    assert main(["--device", "cuda", "--out", str(out)]) == 1
+    said = capsys.readouterr()
+    assert said.err == "error: device 'cuda' cannot be used: no CUDA device\n  hint: stay here\n"
+    assert not said.out and not out.exists()
