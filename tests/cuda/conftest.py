@@ -2,12 +2,19 @@
 
 import pytest
 
+from . import host
 from .tiers import Tier
 
 
 def pytest_collection_modifyitems(items):
     """What compiles all kernels that the others have launched comes after them."""
     items.sort(key=lambda item: "test_nvrtc" in item.nodeid)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """What it was that has passed."""
+    if config.getoption("--tier") == "host":
+        terminalreporter.write_line(host.summary())
 
 
 @pytest.fixture(scope="package")

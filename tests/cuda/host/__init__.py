@@ -145,6 +145,17 @@ def launched() -> dict[str, int]:
     return _runtime.counted()[3]
 
 
+def summary() -> str:
+    """What this run was made of, in a line."""
+    if "_runtime" not in globals():
+        return "tier host: CuPy was not called for"
+    order = "last to first" if _REVERSED else "first to last"
+    return (
+        f"tier host: CuPy {CUPY} on host memory; {costs().launches} launches of"
+        f" {len(compiled.SOURCES)} kernels that g++ has compiled, threads from {order}"
+    )
+
+
 @contextmanager
 def threads(reverse: bool):
     """The threads of a block from the last to the first, or from the first."""

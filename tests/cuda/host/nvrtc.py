@@ -57,8 +57,8 @@ def refused_for(architecture: str, sources) -> dict[str, str]:
     """The same for one architecture.  What it accepts is remembered, and not compiled again."""
     from cupy_backends.cuda.libs import nvrtc
 
-    release = ".".join(map(str, nvrtc.getVersion()))
-    remembered = compiled.folder() / f"nvrtc-{release}-{architecture}"
+    judge = compiled.digest(architecture, *map(str, nvrtc.getVersion()), Path(__file__).read_text())
+    remembered = compiled.folder() / f"nvrtc-{judge}"
     good = set(remembered.read_text().split()) if remembered.exists() else set()
     marks = {key: compiled.digest(text, *options) for key, (text, options) in sources.items()}
     new = {key: sources[key] for key, mark in marks.items() if mark not in good}
