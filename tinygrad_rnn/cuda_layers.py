@@ -32,6 +32,10 @@ PLACE = """
     const index b = at / H, j = at % H, row = start + b, here = row * H + j;"""
 
 
+FACTORS = {char: np.array([0, 1], char) for char in "fd"}
+"""The factors of products, where cuBLAS finds them: by their addresses."""
+
+
 def projected(x, weight, bias, u):
     """``U x + b`` into ``u`` (N, kH)."""
     np.matmul(x, weight.T, out=u)
@@ -50,19 +54,41 @@ def buffer(g, like):
     return np.zeros_like(like, order="C") if g is None else g.copy()
 
 
-def first(n, x):
-    """The first n rows; of all, no view, which would cost the host 2 us."""
-    return x if n == len(x) else x[:n]
+def product(weight, transposed=False, beta=0):
+    """``f(a, i, c, j, n)`` puts ``a[i : i + n] W + beta c[j : j + n]`` there, for rows of a and c.
+
+    W^T instead of W if ``transposed``.  It is cuBLAS's own function, which has every matrix stored
+    column by column, the transpose of ours: a call costs the host a fifth of what ``matmul`` and
+    views for it do.
+    """
+    from cupy.cuda.device import get_cublas_handle
+    from cupy_backends.cuda.libs import cublas
+
+    weight, size = packed(weight), weight.itemsize
+    rows, columns = weight.shape
+    M, K = (rows, columns) if transposed else (columns, rows)
+    gemm, handle = (cublas.sgemm if size == 4 else cublas.dgemm), get_cublas_handle()
+    zero, one = (FACTORS[weight.dtype.char].ctypes.data + i * size for i in (0, 1))
+    scale = one if beta else zero
+
+    def call(a, i, c, j, n):
+        a, c = a.data.ptr + i * K * size, c.data.ptr + j * M * size
+        W = weight.data.ptr
+        gemm(handle, int(transposed), 0, M, n, K, one, W, columns, a, K, scale, c, M)
+
+    return call
 
 
-def swept(step, course, dw, of_h, weight_hh):
+def swept(step, course, dw, of_h, weight_hh, beta=0):
     """Go back through the steps: ``of_h`` becomes the cotangent of the initial h.
 
-    ``step(start, n)`` reads that of the h that a step makes, and writes those of U x and of W h.
+    ``step(start, n)`` reads that of the h that a step makes, and writes those of U x and of W h;
+    what it leaves in the place of the first counts ``beta`` times.
     """
+    back = product(weight_hh, beta=beta)
     for rows, n in reversed(course.steps):
         step(rows.start, n)
-        np.matmul(dw[rows], weight_hh, out=first(n, of_h))
+        back(dw, rows.start, of_h, 0, n)
 
 
 def found(du, dw, x, weight_ih, outputs, h, course, x_is_tracked):
@@ -76,14 +102,13 @@ def found(du, dw, x, weight_ih, outputs, h, course, x_is_tracked):
 # ---- LSTM --------------------------------------------------------------------------------------
 
 LSTM_PLACES = f"""{PLACE}
-    #define A(k) (u[(row * 4 + k) * H + j] + w[(b * 4 + k) * H + j])
+    #define A(k) u[(row * 4 + k) * H + j]
     #define S(k) u[(row * 4 + k) * H + j]
     #define DA(k) da[(row * 4 + k) * H + j]"""
 
 LSTM_STEP = Kernel(
     "lstm_step",
-    "index start, index H, T* u, const T* w, T* states_h, T* states_c, T* outputs, T* before,"
-    " T* tanh_c",
+    "index start, index H, T* u, T* states_h, T* states_c, T* outputs, T* before, T* tanh_c",
     f"""{LSTM_PLACES}
     const T c_1 = states_c[at];{lstm_formula(1)}
     if (before) {{ before[here] = c_1; tanh_c[here] = t; }}
@@ -106,15 +131,15 @@ LSTM_STEP_BACK = Kernel(
 @in_place_of(sequences._lstm_forward)
 def _lstm_forward(x, weight_ih, weight_hh, bias, h, c, course, keeps):
     """Outputs, h, c; and of all rows i, f, g, o, (N, 4H), the c before, and tanh(c')."""
-    (B, H), N, dtype = h.shape, len(x), x.dtype
-    h, c, W_T = h.copy(), c.copy(), weight_hh.T
-    outputs, w = empty((N, H), dtype), empty((B, 4 * H), dtype)
+    (_, H), N, dtype = h.shape, len(x), x.dtype
+    h, c, outputs = h.copy(), c.copy(), empty((N, H), dtype)
     kept = empty((6 if keeps else 4) * N * H, dtype)
     u, before, t = parts(kept, 4, N, H)
     projected(x, weight_ih, bias, u)
+    add_Wh = product(weight_hh, transposed=True, beta=1)
     for rows, n in course.steps:
-        np.matmul(first(n, h), W_T, out=first(n, w))
-        LSTM_STEP(dtype, n * H, rows.start, H, u, w, h, c, outputs, before, t)
+        add_Wh(h, 0, u, rows.start, n)
+        LSTM_STEP(dtype, n * H, rows.start, H, u, h, c, outputs, before, t)
     return outputs, h, c, kept if keeps else empty(0, dtype)
 
 
@@ -160,11 +185,11 @@ GRU_STEP = Kernel(
 GRU_STEP_BACK = Kernel(
     "gru_step_back",
     "index start, index H, const T* u, const T* before, const T* w_n_, const T* g_outputs,"
-    " const T* of_h, T* carried, T* du, T* dw",
+    " T* of_h, T* du, T* dw",
     f"""{GRU_PLACES}
     const T r = U(0), z = U(1), n = U(2), h = before[here], w_n = w_n_[here];
-    const T dh = of_h[at] + carried[at] + (g_outputs ? g_outputs[here] : T(0));{GRU_SLOPES}
-    carried[at] = dh * z;
+    const T dh = of_h[at] + (g_outputs ? g_outputs[here] : T(0));{GRU_SLOPES}
+    of_h[at] = dh * z;
 """,
 )
 
@@ -173,31 +198,29 @@ GRU_STEP_BACK = Kernel(
 def _gru_forward(x, weight_ih, weight_hh, bias_ih, bias_hh, h, course, keeps):
     """Outputs, h; and of all rows r, z, n, (N, 3H), the h before, and W_n h + b_hn."""
     (B, H), N, dtype = h.shape, len(x), x.dtype
-    h, W_T, bias_hh = h.copy(), weight_hh.T, packed(bias_hh)
+    h, bias_hh = h.copy(), packed(bias_hh)
     outputs, w = empty((N, H), dtype), empty((B, 3 * H), dtype)
     kept = empty((5 if keeps else 3) * N * H, dtype)
     u, before, w_n = parts(kept, 3, N, H)
     projected(x, weight_ih, bias_ih, u)
+    Wh = product(weight_hh, transposed=True)
     for rows, n in course.steps:
-        np.matmul(first(n, h), W_T, out=first(n, w))
+        Wh(h, 0, w, 0, n)
         GRU_STEP(dtype, n * H, rows.start, H, u, w, bias_hh, h, outputs, before, w_n)
     return outputs, h, kept if keeps else empty(0, dtype)
 
 
 @in_place_of(sequences._gru_backward)
 def _gru_backward(g_outputs, g_h, outputs, kept, x, weight_ih, weight_hh, h, course, x_is_tracked):
-    """``carried`` is what of dh' goes to the h before by way of z, not of W."""
     (_, H), N, dtype = h.shape, len(x), x.dtype
     u, before, w_n = parts(kept, 3, N, H)
-    of_h, carried, g_outputs = buffer(g_h, h), buffer(None, h), packed(g_outputs)
+    of_h, g_outputs = buffer(g_h, h), packed(g_outputs)
     du, dw = empty(u.shape, dtype), empty(u.shape, dtype)
 
     def step(start, n):
-        arguments = u, before, w_n, g_outputs, of_h, carried, du, dw
-        GRU_STEP_BACK(dtype, n * H, start, H, *arguments)
+        GRU_STEP_BACK(dtype, n * H, start, H, u, before, w_n, g_outputs, of_h, du, dw)
 
-    swept(step, course, dw, of_h, weight_hh)
-    of_h += carried
+    swept(step, course, dw, of_h, weight_hh, beta=1)
     return *found(du, dw, x, weight_ih, outputs, h, course, x_is_tracked), of_h
 
 
@@ -213,9 +236,9 @@ ELMAN = {
 ELMAN_STEPS = {
     name: Kernel(
         f"elman_step_{name}",
-        "index start, index H, const T* u, const T* w, T* states, T* outputs",
+        "index start, index H, const T* a_, T* states, T* outputs",
         f"""{PLACE}
-    const T a = u[here] + w[at];
+    const T a = a_[here];
     states[at] = outputs[here] = {f};
 """,
     )
@@ -238,13 +261,13 @@ ELMAN_STEPS_BACK = {
 
 @in_place_of(sequences._elman_forward)
 def _elman_forward(x, weight_ih, weight_hh, bias, h, course, nonlinearity):
-    (B, H), N, dtype = h.shape, len(x), x.dtype
-    h, W_T = h.copy(), weight_hh.T
-    outputs, u, w = (empty(shape, dtype) for shape in [(N, H), (N, H), (B, H)])
+    (_, H), N, dtype = h.shape, len(x), x.dtype
+    h, outputs, u = h.copy(), empty((N, H), dtype), empty((N, H), dtype)
     projected(x, weight_ih, bias, u)
+    add_Wh = product(weight_hh, transposed=True, beta=1)
     for rows, n in course.steps:
-        np.matmul(first(n, h), W_T, out=first(n, w))
-        ELMAN_STEPS[nonlinearity](dtype, n * H, rows.start, H, u, w, h, outputs)
+        add_Wh(h, 0, u, rows.start, n)
+        ELMAN_STEPS[nonlinearity](dtype, n * H, rows.start, H, u, h, outputs)
     return outputs, h
 
 

@@ -121,7 +121,7 @@ class Step:
 # Launches and products of a step forward, and backward: on host memory, and on the simulator.
 PINNED = {
     "LSTM": ((15, 7, 22, 10), (8, 1, 10, 4)),
-    "GRU": ((13, 7, 24, 10), (7, 1, 10, 4)),
+    "GRU": ((13, 7, 23, 10), (7, 1, 10, 4)),
     "Elman": ((14, 7, 22, 10), (8, 1, 10, 4)),
     "LSTM cell": ((23, 7, 37, 9), (23, 7, 33, 9)),
     "LSTM cell, written out": ((108, 7, 160, 9), (108, 7, 156, 9)),
@@ -167,8 +167,7 @@ def launches_and_products(costs):
 def test_a_training_step_costs_what_it_did(name, tier):
     step = Step(tier, STEPS[name]())
     assert launches_and_products(step.costs) == PINNED[name][tier.name == "simulator"]
-    n = len(step.optimizer.parameters)
-    training = Costs(launches=4 * n + 2)  # two to clip and two to move each parameter; the norm
+    training = Costs(launches=4 + 2)  # to clip, and to look at gradients and move parameters
     assert step.costs["training"] == training
 
 
