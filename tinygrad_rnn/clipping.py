@@ -106,28 +106,34 @@ def _own_entries(x: Tensor) -> Any:
 # ---- on a device -------------------------------------------------------------------------------
 
 
+_PARTS = 1024
+"""So many parts of a gradient are added up at the same time, at most."""
+
+
 def _clip_on_device(parameters: list[Tensor], max_norm: float) -> Tensor:
-    """The norm, a Tensor: two launches for each gradient, and two."""
-    backend = backend_of(_entries(parameters[0]))
-    squares = backend.zeros((len(parameters),), np.float64)
-    for i, x in enumerate(parameters):
-        backend.fused(_squares)(squares, i, _entries(x))
+    """The norm, a Tensor: a launch for all gradients to add up squares, one to scale, and two."""
+    gs = [_entries(x) for x in parameters]
+    backend = backend_of(gs[0])
+    squares = backend.zeros((len(gs), _PARTS), np.float64)
+    backend.fused(_squares)(squares, gs)
     norm = np.sqrt(np.sum(squares))
-    for x in parameters:
-        backend.fused(_scaled)(_own_entries(x), norm, max_norm)
+    del gs  # or nobody's entries were its own
+    backend.fused(_scaled)([_own_entries(x) for x in parameters], norm, max_norm)
     return Tensor(norm)
 
 
-def _squares(squares: Any, i: int, g: Any) -> None:
-    """Put the sum of the squares of ``g`` in its place: in float64, as above."""
-    x = g.reshape(-1).astype(np.result_type(g, np.float64), copy=False)
-    squares[i] = np.vdot(x, x).real
+def _squares(squares: Any, gs: Any) -> None:
+    """Sums of the squares of each gradient, over whatever parts, in a row: in float64, as above."""
+    for i, g in enumerate(gs):
+        x = g.reshape(-1).astype(np.result_type(g, np.float64), copy=False)
+        squares[i, 0] = np.vdot(x, x).real
 
 
-def _scaled(g: Any, norm: Any, max_norm: float) -> None:
-    """Multiply ``g`` by ``max_norm / norm`` if that is below 1."""
-    factor = np.minimum(max_norm / (norm + 1e-6), 1.0)
-    g *= np.where(np.isfinite(norm), factor, 1.0)
+def _scaled(gs: Any, norm: Any, max_norm: float) -> None:
+    """Multiply each of ``gs`` by ``max_norm / norm`` if that is below 1."""
+    factor = np.where(np.isfinite(norm), np.minimum(max_norm / (norm + 1e-6), 1.0), 1.0)
+    for g in gs:
+        g *= factor
 
 
 def named(caller: str, parameters: Any) -> list[tuple[str, Tensor]]:

@@ -1,12 +1,16 @@
 """Kernels of training: a step of an optimiser, the guard before it, and the clipping of gradients.
 
-Each does in one launch what the function of the same name does beside its caller.  That of a step
-is made from the lines of C that stand with the ``move`` of its optimiser; g, w and the memory are
-there what they are in ``move``, for one entry, and S is the dtype of the step.
+Each does what the function of the same name does beside its caller, to all parameters at once: what
+a launch costs the host is more than what most parameters cost the device.  A ``Table`` of them, by
+address, is an argument of the kernel, and block (x, y) is the x-th of parameter y.
+
+A step is made from the lines of C that stand with the ``move`` of its optimiser; g, w and the
+memory are there what they are in ``move``, for one entry, and S is the dtype of the step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,82 +18,162 @@ import numpy as np
 
 from . import clipping
 
+MOST = 32
+"""So many parameters have room in a launch, whose arguments may take 4 KiB."""
 
-@cache
-def _step(name: str, lines: str, constants: Any, remembered: Any, unused: Any, S: str) -> Any:
-    """The kernel of a step."""
-    import cupy
+ENTRY = np.dtype(
+    [("size", "i8"), ("w", "u8"), ("g", "u8"), ("memory", "u8", 2), ("constants", "f8", 8)]
+)
+TABLE = np.dtype([("of", ENTRY, MOST)])
 
-    return cupy.ElementwiseKernel(
-        ", ".join(["raw int32 flag", "G gradient", *[f"float64 {x}" for x in constants]]),
-        ", ".join(["W parameter", *[f"{S} {x}" for x in remembered]]),
-        "if (!flag[1]) { S g = S(gradient), w = S(parameter); "
-        + "".join(f"S {x} = 0; " for x in unused)
-        + lines
-        + " parameter = w; }",
-        name,
-        preamble=f"typedef {'float' if S == 'float32' else 'double'} S;",
-    )
+THREADS, BLOCKS = 256, 1024
+"""The threads of a block, and the most blocks of a parameter: together they go through it."""
 
+Row = tuple[tuple[Any, ...], tuple[float, ...]]
+"""Arrays without gaps, ``(w, g, *memory)``, and the constants of a parameter."""
 
-def _moved(optimizer: Any, flag: Any, w: Any, g: Any, names: tuple[str, ...], *memory: Any) -> None:
-    given = dict(zip(names, memory, strict=True))
-    constants = optimizer.constants(int(given.pop("t", 0)))
-    S = str(np.result_type(w.dtype, np.float32))
-    unused = tuple([x for x in optimizer.remembered(w[:0]) if x not in names])
-    name = f"step_of_{type(optimizer).__name__}"
-    kernel = _step(name, optimizer.move.in_c, tuple(constants), tuple(given), unused, S)
-    kernel(flag, g, *constants.values(), w, *given.values())
+TYPES = {"e": "float16", "f": "float", "d": "double", "F": "complex<float>", "D": "complex<double>"}
+INCLUDES = {"e": "cupy/float16.cuh", "F": "cupy/complex.cuh", "D": "cupy/complex.cuh"}
 
-
-@cache
-def _noting() -> Any:
-    import cupy
-
-    return cupy.ElementwiseKernel(
-        "G g, int32 number, int32 step",
-        "raw int32 flag",
-        "if (!isfinite(g) && !flag[1]) { flag[0] = number; flag[1] = step; }",
-        "note_what_is_not_finite",
-    )
-
-
-def _noted(flag: Any, g: Any, number: int, step: int) -> None:
-    # All threads that write, write the same; those of a later launch find the flag set.
-    _noting()(g, number, step, flag)
+HEADER = """
+typedef {W} W; typedef {G} G; typedef {S} S;
+struct Entry {{ long long size; W* w; G* g; S* memory[2]; double constants[8]; }};
+struct Table {{ Entry of[{MOST}]; }};
+#define EACH(at) long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x; \\
+    at < one.size; at += gridDim.x * (long long)blockDim.x
+extern "C" __global__ void {name}({parameters}, const Table table) {{
+    const Entry& one = table.of[blockIdx.y];
+    {text}
+}}
+"""
 
 
 @cache
-def _summing() -> Any:
-    import cupy
+def compiled(name: str, parameters: str, text: str, W: str, G: str) -> Any:
+    """The kernel for parameters and gradients of these dtypes."""
+    from cupy import RawKernel
 
-    return cupy.ReductionKernel(
-        "G g", "float64 y", "double(g) * double(g)", "a + b", "y = a", "0", "sum_of_squares"
-    )
+    S = "double" if W in "dD" else "float"
+    types = {"W": TYPES[W], "G": TYPES[G], "S": S, "MOST": MOST}
+    body = HEADER.format(name=name, parameters=parameters, text=text, **types)
+    includes = [f"#include <{INCLUDES[x]}>\n" for x in sorted({W, G}) if x in INCLUDES]
+    return RawKernel("".join(includes) + body, name)
 
 
-def _squares(squares: Any, i: int, g: Any) -> None:
-    if g.dtype.kind == "f":
-        _summing()(g, squares[i])
-    else:
-        clipping._squares(squares, i, g)
+def tables(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], Any, int]]:
+    """The dtypes, the table and the length of each group of rows that fit into one launch."""
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        (w, g, *_), _ = row
+        if w.size:
+            groups.setdefault((w.dtype.char, g.dtype.char), []).append(row)
+    for dtypes, group in groups.items():
+        for start in range(0, len(group), MOST):
+            part = group[start : start + MOST]
+            table = np.zeros((), TABLE)
+            for entry, (arrays, constants) in zip(table["of"], part, strict=False):
+                w, g, *memory = (x.data.ptr for x in arrays)
+                entry["size"], entry["w"], entry["g"] = arrays[0].size, w, g
+                entry["memory"][: len(memory)] = memory
+                entry["constants"][: len(constants)] = constants
+            yield dtypes, table, len(part)
+
+
+def launch(name: str, parameters: str, text: str, rows: Sequence[Row], *arguments: Any) -> None:
+    """Run ``text`` for each of ``rows``."""
+    for dtypes, table, n in tables(rows):
+        blocks = min(-(-int(table["of"]["size"].max()) // THREADS), BLOCKS)
+        kernel = compiled(name, parameters, text, *dtypes)
+        kernel((blocks, n), (THREADS,), (*arguments, table))
+
+
+def packed(x: Any) -> Any:
+    """``x`` in rows without gaps."""
+    return x if x.flags.c_contiguous else x.copy()
+
+
+# ---- a step ------------------------------------------------------------------------------------
 
 
 @cache
-def _scaling() -> Any:
-    import cupy
+def step_in_c(
+    lines: str, constants: tuple[str, ...], remembered: tuple[str, ...], names: tuple[str, ...]
+) -> str:
+    """The lines of a ``move`` for each entry, with what they read and write by its name."""
+    numbers = [f"const double {x} = one.constants[{k}];" for k, x in enumerate(constants)]
+    memory = [f"S& {x} = one.memory[{k}][at];" for k, x in enumerate(names)]
+    unused = [f"S {x} = 0;" for x in remembered if x not in names]
+    return f"""if (flag[1]) return;
+    {" ".join(numbers)}
+    for (EACH(at)) {{
+        S w = S(one.w[at]), g = S(one.g[at]);
+        {" ".join([*memory, *unused])}
+        {lines}
+        one.w[at] = W(w);
+    }}"""
 
-    return cupy.ElementwiseKernel(
-        "raw float64 norm, float64 max_norm",
-        "G g",
-        "const double factor = max_norm / (norm[0] + 1e-6);"
-        " if (factor < 1 && isfinite(norm[0])) g = g * G(factor);",
-        "scale_to_norm",
-    )
+
+def _moved(optimizer: Any, flag: Any, names: Any, ws: Any, gs: Any, memories: Any, ts: Any) -> None:
+    constants = [optimizer.constants(t) for t in ts]
+    code = optimizer.move.__code__
+    remembered = code.co_varnames[3 : code.co_argcount]  # all but self, w and g
+    unused = tuple([x for x in remembered if x != "t"])
+    text = step_in_c(optimizer.move.in_c, tuple(constants[0]), unused, names)
+    rows = [
+        ((w, packed(g), *memory), tuple(numbers.values()))
+        for w, g, memory, numbers in zip(ws, gs, memories, constants, strict=True)
+    ]
+    launch(f"step_of_{type(optimizer).__name__}", "const int* flag", text, rows, flag)
 
 
-def _scaled(g: Any, norm: Any, max_norm: float) -> None:
-    if g.dtype.kind == "f":
-        _scaling()(norm, max_norm, g)
-    else:
-        clipping._scaled(g, norm, max_norm)
+# ---- the guard ---------------------------------------------------------------------------------
+
+NOTE = """
+    for (EACH(at))
+        if (!isfinite(one.g[at]) && (!flag[1] || flag[1] == step)) {
+            atomicMax(flag, (int)one.constants[0]);  // of several, the first parameter
+            flag[1] = step;  // whoever writes, writes the same
+        }"""
+
+
+def _noted(flag: Any, gs: Any, places: Any, step: int) -> None:
+    rows = [((g, g), (place,)) for g, place in zip(map(packed, gs), places, strict=True)]
+    launch("note_what_is_not_finite", "int* flag, int step", NOTE, rows, flag, np.int32(step))
+
+
+# ---- clipping ----------------------------------------------------------------------------------
+
+SQUARES = """
+    __shared__ double parts[256];
+    double sum = 0;
+    for (EACH(at)) sum += double(one.g[at]) * double(one.g[at]);
+    const int me = threadIdx.x;
+    parts[me] = sum;
+    __syncthreads();
+    for (int half = blockDim.x / 2; half > 0; half /= 2) {
+        if (me < half) parts[me] += parts[me + half];
+        __syncthreads();
+    }
+    if (me == 0) squares[(int)one.constants[0] * most + blockIdx.x] = parts[0];"""
+
+SCALE = """
+    const double factor = max_norm / (norm[0] + 1e-6);
+    if (factor < 1 && isfinite(norm[0])) for (EACH(at)) one.g[at] = G(S(one.g[at]) * S(factor));"""
+
+
+def _squares(squares: Any, gs: Any) -> None:
+    if any(g.dtype.kind != "f" for g in gs):
+        clipping._squares(squares, gs)
+        return
+    rows = [((g, g), (i,)) for i, g in enumerate(map(packed, gs))]
+    parameters, most = "double* squares, int most", np.int32(squares.shape[1])
+    launch("sums_of_squares", parameters, SQUARES, rows, squares, most)
+
+
+def _scaled(gs: Any, norm: Any, max_norm: float) -> None:
+    if any(g.dtype.kind != "f" for g in gs):
+        clipping._scaled(gs, norm, max_norm)
+        return
+    rows = [((g, g), ()) for g in gs]
+    parameters = "const double* norm, double max_norm"
+    launch("scale_to_norm", parameters, SCALE, rows, norm, np.float64(max_norm))

@@ -33,8 +33,9 @@ class Guard:
     """A flag on the device that the kernels of an optimiser look at before they move anything.
 
     To ask the device whether a gradient is finite is to wait for all that it has to do before.  So
-    it writes the answer into a flag, ``(number of the parameter, step)``, zeros while all is well;
-    while it is set nothing moves, and the host reads it now and then.  ``before`` holds, for each
+    it writes the answer into a flag, ``(place, step)``, zeros while all is well, with a place that
+    is highest for the first parameter; while it is set nothing moves, and the host reads it now and
+    then.  ``before`` holds, for each
     step that the flag was not read after, what the memories were: the arrays in them are those that
     nothing has moved in.
     """
@@ -56,8 +57,8 @@ class Guard:
         """Have the device look at the gradients of a step, each with its parameter's number."""
         self.step += 1
         self.before.append([dict(memory) for memory in memories])
-        for number, g in grads:
-            backend_of(g).fused(_noted)(self.flag_for(g), g, number, self.step)
+        gs, places = [g for _, g in grads], [_HIGHEST - number for number, _ in grads]
+        backend_of(gs[0]).fused(_noted)(self.flag_for(gs[0]), gs, places, self.step)
 
     def is_due(self) -> bool:
         """Whether the flag should be read again."""
@@ -68,14 +69,18 @@ class Guard:
         before, self.before = self.before, []
         if not before:
             return None
-        number, step = backend_of(self.flag).to_host(self.flag).tolist()
+        place, step = backend_of(self.flag).to_host(self.flag).tolist()
         if not step:
             return None
         self.flag = None
-        return number, step, before[step - self.step - 1]
+        return _HIGHEST - place, step, before[step - self.step - 1]
 
 
-def _noted(flag: Any, g: Any, number: int, step: int) -> None:
-    """Set the flag, unless it is, if ``g`` is not finite."""
-    if not flag[1] and not np.isfinite(g).all():
-        flag[:] = number, step
+_HIGHEST = 2**31 - 1
+
+
+def _noted(flag: Any, gs: Any, places: Any, step: int) -> None:
+    """Set the flag, unless it is, if one of ``gs`` is not finite: to the place of the first."""
+    for g, place in zip(gs, places, strict=True):
+        if not flag[1] and not np.isfinite(g).all():
+            flag[:] = place, step

@@ -5,9 +5,9 @@ but the parameter has it, and otherwise gives the parameter a new one.  A graph 
 before does not go backwards to it any more, for that gradient would be of the old values.
 
 The arithmetic of a step is nothing beside the time it takes to fetch its arrays from memory, so it
-goes through them together, in blocks that fit into the cache, once.  On a device it is one kernel,
-made of the lines of C that stand with each formula, and a step does not wait: whether the gradients
-are finite the host learns later, see ``Guard``.
+goes through them together, in blocks that fit into the cache, once.  On a device it is one kernel
+for all parameters, made of the lines of C that stand with each formula, and nothing waits for it:
+whether the gradients were finite the host learns later, see ``Guard``.
 
 Letters: w the parameter, g its gradient, lr the rate.
 """
@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .backend import backend_of, writable
+from .backend import backend_for, backend_of, writable
 from .backward import rows_of_grad
 from .clipping import Parameters, clip_grad_norm_, entries_of, named
 from .engine import change
@@ -121,13 +121,23 @@ class Optimizer:
             self._check(by, grads)
         else:
             self._read()
+        together: list[tuple[Any, Any, Memory]] = []
         for parameter, g, memory in zip(self.parameters, grads, self.memories, strict=True):
             if g is not None:
                 w = writable(parameter)
                 if self.remembers():
                     self._prepare(memory, w)
-                (self._move_rows if isinstance(g, RowGradient) else self._move_all)(w, g, memory)
+                if isinstance(g, RowGradient):
+                    self._move_rows(w, g, memory)
+                else:
+                    if "t" in memory:
+                        memory["t"] = memory["t"] + 1
+                    if isinstance(w, np.ndarray):
+                        self._move_all(w, g.array, memory)
+                    else:
+                        together.append((w, g.array, memory))
                 change(parameter, w, by)
+        self._move_together(together)
 
     def _check(self, by: str, grads: list[Any]) -> None:
         """NonFiniteError for a gradient on the host; what is on a device is asked to tell later."""
@@ -187,31 +197,39 @@ class Optimizer:
         """Move the rows of ``w`` that have a gradient, as if they were all of it."""
         parts = {name: x[rows.ids] for name, x in memory.items()}
         moved = w[rows.ids]
-        self._move(moved, rows.values, parts)
+        if isinstance(w, np.ndarray):
+            self.move(moved, rows.values.astype(_step_dtype(w), copy=False), **parts)
+        else:
+            self._move_together([(moved, rows.values, parts)])
         w[rows.ids] = moved
         for name, x in parts.items():
             memory[name][rows.ids] = x
 
-    def _move_all(self, w: Any, grad: Tensor, memory: Memory) -> None:
+    def _move_all(self, w: Any, g: Any, memory: Memory) -> None:
         """Move ``w`` block by block."""
-        if "t" in memory:
-            memory["t"] = memory["t"] + 1
-        w, g = w.reshape(-1), grad.array.reshape(-1)
+        g = g.astype(_step_dtype(w), copy=False)
+        w, g = w.reshape(-1), g.reshape(-1)
         flat = {name: x if name == "t" else x.reshape(-1) for name, x in memory.items()}
         for block in backend_of(w).blocks(w):
             parts = {name: x if name == "t" else x[block] for name, x in flat.items()}
-            self._move(w[block], g[block], parts)
+            self.move(w[block], g[block], **parts)
 
-    def _move(self, w: Any, g: Any, memory: Memory) -> None:
-        """Move ``w`` on whatever device it is."""
-        if isinstance(w, np.ndarray):
-            self.move(w, g.astype(_step_dtype(w), copy=False), **memory)
-        elif hasattr(self.move, "in_c") and w.dtype.kind == "f":
-            flag, names = self.guard.flag_for(w), tuple(memory)
-            backend_of(w).fused(_moved)(self, flag, w, g, names, *memory.values())
-        else:  # without a kernel, nobody looks at the flag
-            self._read()
-            self.move(w, g.astype(_step_dtype(w), copy=False), **memory)
+    def _move_together(self, moves: list[tuple[Any, Any, Memory]]) -> None:
+        """Move parameters on a device: ``w``, ``g`` and memory of each."""
+        with_kernel = []
+        for w, g, memory in moves:
+            if hasattr(self.move, "in_c") and w.dtype.kind == "f":
+                with_kernel.append((w, g, memory))
+            else:  # nobody else looks at the flag
+                self._read()
+                self.move(w, g.astype(_step_dtype(w), copy=False), **memory)
+        if with_kernel:
+            ws, gs, memories = zip(*with_kernel, strict=True)
+            names = tuple([name for name in memories[0] if name != "t"])
+            arrays = [tuple([memory[name] for name in names]) for memory in memories]
+            ts = [int(memory.get("t", 0)) for memory in memories]
+            flag = self.guard.flag_for(ws[0])
+            backend_of(ws[0]).fused(_moved)(self, flag, names, ws, gs, arrays, ts)
 
     def zero_grad(self) -> None:
         """Forget the gradients that the parameters have gathered."""
@@ -249,7 +267,7 @@ class Optimizer:
         arrays = fitted(type(self).__name__, state, expected)
         self.memories = [
             {
-                name: backend_of(w).asarray(np.asarray(arrays[f"{i}.{name}"], order="C"))
+                name: _where(w, name).asarray(np.asarray(arrays[f"{i}.{name}"], order="C"))
                 for name in self.remembered(w)
                 if f"{i}.{name}" in arrays
             }
@@ -495,11 +513,17 @@ class AdamW(Adam):
         self.adapt(w, g, int(t), m, v)
 
 
-def _moved(optimizer: Any, flag: Any, w: Any, g: Any, names: tuple[str, ...], *memory: Any) -> None:
-    """Move ``w`` and its memory, unless the flag is set: what the kernel of that name does."""
+def _moved(optimizer: Any, flag: Any, names: Any, ws: Any, gs: Any, memories: Any, ts: Any) -> None:
+    """Move parameters at their t-th step, unless the flag is set: what the kernel does at once."""
     if not flag[1]:
-        parts = dict(zip(names, memory, strict=True))
-        optimizer.move(w, g.astype(_step_dtype(w), copy=False), **parts)
+        for w, g, memory, t in zip(ws, gs, memories, ts, strict=True):
+            parts = dict(zip(names, memory, strict=True)) | ({"t": t} if t else {})
+            optimizer.move(w, g.astype(_step_dtype(w), copy=False), **parts)
+
+
+def _where(w: Any, name: str) -> Any:
+    """The backend for a part of the memory of ``w``: its own, but for t, which the host reads."""
+    return backend_for("cpu") if name == "t" else backend_of(w)
 
 
 def _step_dtype(w: Any) -> Any:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, optim
+from tinygrad_rnn import cuda_optim, nn, optim
 from tinygrad_rnn.errors import NonFiniteError
 from tinygrad_rnn.sparse import RowGradient
 
@@ -110,6 +110,10 @@ def test_an_optimiser_of_ones_own_needs_no_kernel():
             w -= 2 * self.lr * g
 
     for kind in (Signs, Mine):
+        ws = parameters("cuda", shapes=[(2,)])
+        ws[0].grad = tg.tensor(np.array([1, np.nan], np.float32), device="cuda")
+        with pytest.raises(NonFiniteError, match=r"parameter 0.*at step 1"):  # it waits
+            kind(ws, lr=0.5).step()
         (ws, _), (expected, _) = (trained(d, kind, {"lr": 0.5}) for d in ("cuda", "cpu"))
         for w, x in zip(ws, expected, strict=True):
             close(w, x)
@@ -297,7 +301,7 @@ def test_rows_that_were_looked_up_move_alone(kind):
 
 @pytest.mark.costs
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_a_step_is_two_launches_for_each_parameter_and_no_wait(setting, tier):
+def test_a_step_is_two_launches_for_all_parameters_and_no_wait(setting, tier):
     kind, chosen = SETTINGS[setting]
     ws = parameters("cuda", shapes=[(3, 4), (5,)])
     optimizer = kind(ws, **chosen)
@@ -308,15 +312,34 @@ def test_a_step_is_two_launches_for_each_parameter_and_no_wait(setting, tier):
             optimizer.step()
         found = costs.launches, costs.products, costs.syncs, costs.to_device, costs.to_host
         waits = int(step == 32)
-        assert found == (4, 0, waits, 0, waits), step
+        assert found == (2, 0, waits, 0, waits), step  # to look at the gradients, and to move
 
 
 @pytest.mark.costs
-def test_clipping_is_two_launches_for_each_gradient_and_two_and_no_wait(tier):
+def test_clipping_is_four_launches_and_no_wait(tier):
     ws = parameters("cuda", shapes=[(3, 4), (5,), (2,)])
     for w in ws:
         w.grad = tg.tensor(np.ones(w.shape, np.float32), device="cuda")
     with tier.counting() as costs:
         optim.clip_grad_norm_(ws, 1.0)
     found = costs.launches, costs.products, costs.syncs, costs.to_device, costs.to_host
-    assert found == (2 * 3 + 2, 0, 0, 0, 0)
+    assert found == (4, 0, 0, 0, 0)  # squares, their sum and its root, and to scale
+
+
+@pytest.mark.parametrize("kind", [optim.Adam, optim.Adagrad])
+def test_more_parameters_than_one_launch_takes_and_larger_ones_than_its_blocks(kind, monkeypatch):
+    """Of several dtypes, too: launches of 32, of equal dtypes."""
+    monkeypatch.setattr(cuda_optim, "BLOCKS", 2)
+    both = []
+    for device in ("cuda", "cpu"):
+        rng = np.random.default_rng(8)
+        shapes = [(1,)] * 33 + [(30, 40), (2, 3)]
+        ws = parameters(device, shapes=shapes) + parameters(device, np.float64, [(3,), (257,)])
+        optimizer = kind(ws, lr=0.1)
+        for _ in range(2):
+            give_gradients(ws, rng)
+            norm = optim.clip_grad_norm_(ws, 1.0)
+            optimizer.step()
+        both.append([*ws, np.array(on_host(norm)), *optimizer.state_dict().values()])
+    for got, expected in zip(*both, strict=True):
+        close(got, expected)
