@@ -17,6 +17,8 @@ import pytest
 import tinygrad_rnn as tg
 from tinygrad_rnn import backend, engine
 
+from .cuda.tiers import Tier
+
 pytestmark = pytest.mark.unwatched  # messages as they are outside anomaly mode
 
 PAGE = Path(__file__).with_name("ERRORS.md")
@@ -61,13 +63,25 @@ def without_cupy():
             sys.modules["cupy"] = kept
 
 
+@contextmanager
+def with_a_gpu():
+    """What stands in for one in the ordinary tests of devices does so here."""
+    tier = Tier("simulator")
+    tier.start()
+    try:
+        yield
+    finally:
+        tier.stop()
+
+
 def raised(code, opening):
     """The error that a program ends with; None if it ends well."""
+    machine = with_a_gpu if "# where there is a GPU" in code else without_cupy
     names = {"__name__": "learner"}
     exec(opening, names)
     tg.manual_seed(0)
     operations = dict(engine.OPERATIONS)
-    with TemporaryDirectory() as folder, chdir(folder), np.errstate(all="ignore"), without_cupy():
+    with TemporaryDirectory() as folder, chdir(folder), np.errstate(all="ignore"), machine():
         try:
             exec(compile(code, "learner.py", "exec"), names)
         except Exception as error:

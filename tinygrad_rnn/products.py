@@ -89,7 +89,10 @@ def product(a, b):
     time.  The limits are where that was measured to end.
     """
     if b.size < 65536 or len(a) == 1:
-        return a.dot(b)
+        try:
+            return a.dot(b)
+        except DeprecationWarning:  # what NumPy says before it asks an array of CuPy's, in vain
+            return np.matmul(a, b)
     if a.dtype != b.dtype or not isinstance(a, np.ndarray):
         return np.matmul(a, b)
     (n, k), m = a.shape, b.shape[1]

@@ -19,10 +19,6 @@ from .compared import close, is_on, normal, on_host, same_on_both
 
 rng = np.random.default_rng
 
-# NumPy asks an array of CuPy's, in a way that it calls old, to be one of its own: in vain.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-
-
 # ---- where things are --------------------------------------------------------------------------
 
 
