@@ -274,8 +274,8 @@ RUNS = {
     "gone on without the carried state": (
         respelled(
             training.Training._take,
-            'saved["losses"].tolist(), saved["best"], saved["state"]',
-            'saved["losses"].tolist(), saved["best"], None',
+            'self.state = placed(saved["state"])',
+            "self.state = None",
         ),
         STOPPED,
         {"step": 6},
@@ -283,8 +283,8 @@ RUNS = {
     "gone on without the best weights": (
         respelled(
             training.Training._take,
-            'saved["losses"].tolist(), saved["best"], saved["state"]',
-            'saved["losses"].tolist(), saved["model"], saved["state"]',
+            'saved["losses"].tolist(), saved["best"]',
+            'saved["losses"].tolist(), saved["model"]',
         ),
         STOPPED,
         {"step": 9},
