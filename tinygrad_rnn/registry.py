@@ -39,6 +39,7 @@ import numpy as np
 
 from . import arithmetic, functional, fused, linear, products, readout, reductions, sequences
 from .fold import fold
+from .rows import spread
 from .structure import Structure
 
 ANALYTIC = frozenset(
@@ -46,7 +47,7 @@ ANALYTIC = frozenset(
     add subtract multiply divide negative power exp expm1 log log1p sqrt sin cos tanh sigmoid
     softplus relu where maximum minimum sum_to broadcast_to cumsum reshape transpose permute
     getitem scatter concatenate split stack unstack sum mean max logsumexp softmax log_softmax
-    matmul einsum read fill lstm_gates gru_gates lstm gru elman affine softmax_losses
+    matmul einsum read fill spread lstm_gates gru_gates lstm gru elman affine softmax_losses
     """.split()
 )
 """Operations analytic, piecewise, on complex arrays: there a complex step is exact."""
@@ -327,6 +328,13 @@ def _scattered(draw: Draw) -> Case:
 def _scatter_added(draw: Draw) -> Case:
     arrays, keywords = _scattered(draw)
     return [draw.normal((4, 3, 3)), *arrays], {"index": keywords["index"]}
+
+
+def _rows(draw: Draw) -> Case:
+    """Some rows, and the places of all of them among n, each once."""
+    n, k = draw.integer(1, 4), draw.integer(0, 4)
+    rows = draw.rng.permutation(n)[:k]
+    return [draw.normal((len(rows), draw.integer(1, 3)))], {"rows": rows, "n": n}
 
 
 def _taken(draw: Draw) -> Case:
@@ -688,6 +696,7 @@ ROWS: list[Row] = [
     Row("scatter", L.scatter, _np_scatter, _scattered),
     Row("scatter_add", lambda x, updates, index: L.scatter_add(x, index, updates),
         lambda x, updates, index: x + _np_scatter(updates, index, x.shape), _scatter_added),
+    Row("spread", spread, lambda x, rows, n: _np_scatter(x, rows, (n, *x.shape[1:])), _rows),
     Row("take", L.take, np.take, _taken),
     Row("take_along_axis", L.take_along_axis, np.take_along_axis, _taken_along),
     Row("embedding", lambda weight, ids: F.embedding(ids, weight),

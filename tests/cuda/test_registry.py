@@ -15,6 +15,7 @@ UPLOADS = {
     "getitem": 2,  # an index, or two
     "scatter": 2,
     "scatter_add": 2,
+    "spread": 1,
     "repeat": 1,  # which entry each is, made on the host: repeats may be a list
     "take": 1,
     "take_along_axis": 1,
