@@ -19,11 +19,12 @@ from tinygrad_rnn.nn import attention
 from tinygrad_rnn.registry import ROWS
 
 from ..spoil import respelled
-from . import test_costs, test_devices, test_layers, test_optim, test_registry
+from . import test_costs, test_devices, test_layers, test_registry
 from .test_devices import WRONG
 
 CUPY = backend.CupyBackend
 VALUES = test_registry.test_values_and_gradients_are_those_of_numpy
+COPIES = test_registry.test_nothing_waits_and_nothing_but_indices_is_copied
 COSTS = test_costs.test_a_training_step_costs_what_it_did
 WAITS = test_costs.test_a_training_step_waits_for_nothing_and_takes_its_batch_along
 
@@ -37,8 +38,8 @@ def of(name, **more):
 LAPSES = {
     "an index stays on the host": (
         respelled(CUPY.index, "found.append(self.asarray(part))", "found.append(part)"),
-        VALUES,
-        of("getitem"),
+        COPIES,
+        {"row": of("getitem")["row"]},
     ),
     "an index out of range wraps": (
         respelled(CUPY.index, 'np.broadcast_to(np.empty((), "V0"), sides)[index]', "sides"),
@@ -118,21 +119,21 @@ LAPSES = {
     "clipping asks whether there is anything to clip": (
         respelled(
             clipping._clip_on_device,
-            "for x in parameters:\n        backend.fused(_scaled)",
-            "for x in parameters if norm > max_norm else ():\n        backend.fused(_scaled)",
+            "del gs",
+            "del gs\n    if norm <= max_norm:\n        return Tensor(norm)\n    del squares",
         ),
-        test_optim.test_clipping_is_two_launches_for_each_gradient_and_two_and_no_wait,
-        {},
+        WAITS,
+        {"name": "LSTM"},
     ),
     "a flag is read after every step": (
         respelled(finite.Guard.is_due, "len(self.before) >= self.patience", "True"),
-        test_optim.test_a_step_is_two_launches_for_each_parameter_and_no_wait,
-        {"setting": "Adam"},
+        WAITS,
+        {"name": "LSTM"},
     ),
     "a step is made by its formula": (
-        respelled(optim.Optimizer._move, 'hasattr(self.move, "in_c")', "False"),
-        test_optim.test_a_step_is_two_launches_for_each_parameter_and_no_wait,
-        {"setting": "Adam"},
+        respelled(optim.Optimizer._move_together, 'hasattr(self.move, "in_c")', "False"),
+        COSTS,
+        {"name": "LSTM"},
     ),
     "a search reads its scores twice": (
         respelled(

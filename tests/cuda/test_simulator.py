@@ -101,6 +101,16 @@ hasattr(A.flags, "writeable")    A.T.flags.c_contiguous           list(A)[1]
 sum(V)                           divmod(I, 2)[1]                  A[1:].sum()
 """
 
+DTYPES = """
+I + A.astype("e")[0, :3]         I.astype("i") + V[:3]            I.astype("u1") - 1
+M + A                            M * 2.0                          I ** 2
+np.sqrt(I)                       np.exp(M)                        np.sum(I.astype("i"))
+np.mean(F)                       np.var(F)                        np.float32(2) * I
+np.mean(M)
+np.cumsum(I.astype("i"))         np.prod(M)                       np.where(M, F, A)
+np.maximum(F, A)                 I.astype("i") // 2               np.log(I + 1)
+"""
+
 WRITES = """
 A[1] = 0                         A[1] = 2.0                       A[:, 1] = 0
 A[1, 2] = 3                      A[...] = B                       A[:] = V * 1
@@ -122,6 +132,7 @@ v = A[1]; A += 1; A = v * 1
 """
 
 REJECTED = """
+np.divide(A, B, where=True)
 np.where([True] * 4, A, 0.0)
 np.divide(A, B, where=M)         np.tanh(A, order="C")            np.add(A, H)
 A + H                            H + A                            A + np.array(2.0)
@@ -276,7 +287,7 @@ def on_host(x):
     return x._payload if isinstance(x, namespace.ndarray) else x
 
 
-@pytest.mark.parametrize("row", rows(SAME) + rows(WRITES))
+@pytest.mark.parametrize("row", rows(SAME + DTYPES + WRITES))
 def test_what_it_accepts_is_what_numpy_gives(row):
     if "flags" in row or "hasattr" in row or ".set(" in row:
         pytest.skip("NumPy's arrays differ in this")
@@ -363,7 +374,7 @@ def without_simulator(tier):
 # ---- beside CuPy --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", rows(SAME) + rows(WRITES))
+@pytest.mark.parametrize("row", rows(SAME + DTYPES + WRITES))
 def test_cupy_gives_the_same(row, real):
     ours, theirs = verdict(row, namespace.cupy), verdict(row, real)
     if row in LAID_OUT_OTHERWISE:
@@ -372,7 +383,7 @@ def test_cupy_gives_the_same(row, real):
 
 
 @pytest.mark.costs
-@pytest.mark.parametrize("row", rows(SAME) + rows(WRITES))
+@pytest.mark.parametrize("row", rows(SAME + DTYPES + WRITES))
 def test_it_costs_the_same(row, real, tier):
     def cost(xp, read):
         names = arrays(xp)
@@ -396,6 +407,26 @@ def test_cupy_waits_there_too(row, real, tier):
     with tier.counting() as costs:
         run(row, real)
     assert costs.syncs > 0
+
+
+SPIN = r"""
+extern "C" __global__ void spin(long long n) {
+    for (long long start = clock64(); clock64() - start < n;) {}
+}"""
+
+
+@pytest.mark.parametrize("row", rows(WAITS))
+def test_a_device_is_waited_for(row, real, tier):
+    """What a kernel is busy with, for a tenth of a second, is done once the call returns."""
+    if tier.name != "gpu":
+        pytest.skip("there is a device to wait for on tier gpu alone")
+    run(row, real)
+    names, done = arrays(real), real.cuda.Event()
+    real.cuda.Device().synchronize()
+    real.RawKernel(SPIN, "spin")((1,), (1,), (np.int64(2e8),))
+    done.record()
+    exec(row, names)
+    assert done.done
 
 
 @pytest.mark.parametrize("row", rows(LET_PASS))

@@ -5,9 +5,11 @@ is the module as an object, to be held beside the real one.  In reading order:
 
     counting    what a program costs; the errors of what CuPy would do in silence
     table       the names and signatures of CuPy
-    array       the array: its doors, what would wait for the device, its indices
     launches    how many kernels a call takes
-    functions   calls: CuPy's names, arguments and rules, NumPy's results
+    array       the array: its doors, what would wait for the device, its indices
+    functions   calls of functions: CuPy's arguments, NumPy's results
+    ufuncs      calls of ufuncs, and the scatter-add
+    operators   operators and methods of the array; NumPy's functions, which come back to it
     generator   random numbers
     namespace   the modules
 

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from . import counting
+from . import counting, launches
 from .counting import Hazard, hidden_sync, launch
 
 
 class ndarray:
     """A double of ``cupy.ndarray`` around ``payload``; ``base`` is the array that it looks into.
 
-    Operators, methods and NumPy's functions are given to it in ``functions``.
+    Operators, methods and NumPy's functions are given to it in ``operators``; they look for what
+    they need in ``home``, the module ``cupy``.
     """
 
     __module__ = "cupy"  # which is how ``backend_of`` knows it
@@ -140,7 +141,7 @@ class ndarray:
         with in_range():
             payload = np.array(self._payload[key], order="C")
         if payload.size:
-            launch(_gather(arrays))
+            launch(launches.gather(arrays))
         return ndarray(payload)
 
     def __setitem__(self, key, value):
@@ -156,9 +157,9 @@ class ndarray:
             if arrays:
                 if np.size(values) > 1:
                     self.refuse_duplicates(key)
-                launch(_gather(arrays) + _to_dtype(value, self.dtype))
+                launch(launches.gather(arrays) + launches.cast(value, self.dtype))
             else:
-                launch(_to_copy(target, value))
+                launch(launches.copy(target, value))
         self._payload[key] = values
 
     def checked_key(self, key):
@@ -216,30 +217,3 @@ def _bound(x):
         return x
     hidden_sync("a device array as the bound of a slice")
     return int(x._payload)
-
-
-def _gather(arrays):
-    """The launches of a gather: one, and one for each of several index arrays to be combined."""
-    return 1 if len(arrays) == 1 else 1 + len(arrays)
-
-
-def _to_dtype(value, dtype):
-    """The launches to make ``value`` an array of ``dtype``; zeros are set without a kernel."""
-    if isinstance(value, ndarray):
-        return int(value.dtype != dtype)
-    return int(value != 0)
-
-
-def _to_copy(target, value):
-    """The launches to copy ``value`` into the view ``target``: none if it is one copy of memory."""
-    if not isinstance(value, ndarray):
-        return int(not target.flags.c_contiguous or value != 0)
-    source = value._payload
-    if source.shape == target.shape and source.dtype == target.dtype:
-        if source.ctypes.data == target.ctypes.data and source.strides == target.strides:
-            return 0  # ``x[...] += y`` writes its result to where it stands
-        if (source.flags.c_contiguous and target.flags.c_contiguous) or (
-            source.flags.f_contiguous and target.flags.f_contiguous
-        ):
-            return 0
-    return 1 + np.may_share_memory(source, target)

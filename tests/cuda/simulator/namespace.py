@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+from functools import cache, reduce
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 
-from . import counting, table
+from . import counting, operators, table  # noqa: F401  operators completes the array
 from .array import ndarray
-from .functions import Function, arrays_in, function
+from .functions import Function, arrays_in
 from .generator import Generator
+from .ufuncs import Ufunc
+
+
+@cache
+def function(full_name: str):
+    """The function or ufunc of that name of CuPy; AttributeError if it has none."""
+    module, _, name = full_name.rpartition(".")
+    if full_name not in table.read():
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    ours = reduce(getattr, full_name.split(".")[1:], np)
+    if table.read()[full_name].startswith("("):
+        return Function(full_name, ours)
+    return Ufunc(name, ours) if isinstance(ours, np.ufunc) else ours
 
 
 class Module(ModuleType):
@@ -21,12 +35,6 @@ class Module(ModuleType):
         found = function(f"{self.__name__}.{name}")
         setattr(self, name, found)
         return found
-
-
-def _made(name, make):
-    """A function that makes an array from what is no array: it takes CuPy's arguments."""
-    made = Function(f"cupy.{name}", make)
-    setattr(cupy, name, made)
 
 
 def _asarray(a, dtype=None, order=None, *, copy=None, blocking=False):
@@ -92,7 +100,7 @@ class _Synchronizable:
 cupy = Module("cupy")
 cupy.__version__ = table.FILE.read_text().split()[2]
 cupy.__path__ = []
-cupy.ndarray = ndarray
+cupy.ndarray, ndarray.home = ndarray, cupy
 cupy.newaxis = None
 cupy.is_available = lambda: True
 cupy.asarray = cupy.asanyarray = _asarray
