@@ -2,7 +2,8 @@
 
 Operations call NumPy's functions, and these dispatch on the array that they are given, so one body
 serves both.  What does not dispatch goes through a ``Backend``: creation, the two doors between
-host and device, the scatter-add, and the test of ids; and so does what pays on one of them alone.
+host and device, indices, the scatter-add, and the test of ids; and so does what pays on one of them
+alone.  Nothing here is imported from CuPy before somebody asks for ``"cuda"``.
 """
 
 from __future__ import annotations
@@ -115,6 +116,11 @@ def _names_each_entry_once(index: Any) -> bool:
     return not any(getattr(part, "ndim", 0) for part in parts)
 
 
+def _add_distinct_rows(out: Any, rows: Any, values: Any) -> None:
+    """Add ``values`` to ``out[rows]``, which names none twice."""
+    out[rows] += values
+
+
 def _add_rows(out: Any, rows: Any, values: Any) -> None:
     """``np.add.at(out, rows, values)`` for whole rows: sort the ids, add up each run, add once.
 
@@ -209,10 +215,18 @@ class CupyBackend(Backend):
         return tuple(found) if many or len(found) > 1 else found[0]
 
     def kept(self, rows: np.ndarray) -> Any:
-        """The same; so those of a structure or a layout, which come again, are uploaded once."""
-        key = id(rows)
+        """The same; so those of a structure or a layout, which come again, are uploaded once.
+
+        A part of an array goes there with the whole of it.
+        """
+        key, whole = id(rows), rows.base
         if key not in self.uploaded:
-            self.uploaded[key] = (ref(rows, lambda _: self.uploaded.pop(key)), self.asarray(rows))
+            if isinstance(whole, np.ndarray) and whole.dtype == rows.dtype and whole.ndim == 1:
+                start = (_address(rows) - _address(whole)) // rows.itemsize
+                there = self.kept(whole)[start :: rows.strides[0] // rows.itemsize][: len(rows)]
+            else:
+                there = self.asarray(rows)
+            self.uploaded[key] = (ref(rows, lambda _: self.uploaded.pop(key)), there)
         return self.uploaded[key][1]
 
     def scatter_add(self, out: Any, index: Any, values: Any, once: bool = False) -> None:
@@ -220,7 +234,9 @@ class CupyBackend(Backend):
 
         An index that is more than ids of rows is spelled out, as a number for each entry.
         """
-        if once or _names_each_entry_once(index):
+        if once and is_array(index) and index.dtype != bool and out.flags.c_contiguous:
+            self.fused(_add_distinct_rows)(out, index, values)
+        elif once or _names_each_entry_once(index):
             out[index] += values
         elif out.dtype.kind != "f":
             self.cupy.add.at(out, self.index(index, out.shape), values)
@@ -262,8 +278,7 @@ def use_device(device: str) -> Iterator[None]:
     What is on a device already, and what is computed from it, stays there.  DeviceError with the
     reason if the device cannot be used.
     """
-    backend_for(device)
-    before = _HERE.set(device)
+    before = _HERE.set(backend_for(device).device)
     try:
         yield
     finally:
@@ -282,6 +297,10 @@ def writable(x: Any) -> Any:
     alone = getrefcount(x.array) == 2 and x.array.flags.owndata and x.array.flags.c_contiguous
     writes = getattr(x.array.flags, "writeable", True)  # CuPy cannot lock an array
     return x.array if alone and writes else x.array.copy()
+
+
+def _address(x: np.ndarray) -> int:
+    return x.__array_interface__["data"][0]
 
 
 def is_array(x: Any) -> bool:

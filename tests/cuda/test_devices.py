@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import subprocess
 import sys
 import types
 
@@ -51,6 +52,8 @@ def test_use_device_says_where_things_are_created_and_nothing_else():
         tg.manual_seed(1)
         there = nn.LSTM(2, 3, num_layers=2, bidirectional=True)
         assert is_on("cuda", tg.tensor([1.0])) and is_on("cpu", tg.tensor([1.0], device="cpu"))
+        with tg.use_device(tg.tensor([1.0]).device):
+            assert is_on("cuda", tg.tensor([1.0]))
         with tg.use_device("cpu"):
             assert is_on("cpu", tg.tensor([1.0])) and is_on("cuda", tg.tensor(on_device))
         assert is_on("cuda", nn.Linear(2, 2).weight) and is_on("cuda", nn.LayerNorm(2).weight)
@@ -100,6 +103,18 @@ def is_on_cuda(x):
 
 
 # ---- a device that is not there ----------------------------------------------------------------
+
+
+def test_who_asks_for_no_device_never_imports_cupy():
+    program = """
+import sys
+import tinygrad_rnn as tg
+tg.mean(tg.nn.LSTM(2, 3)(tg.tensor([[[1.0, 2.0]]]))[0]).backward()
+with tg.use_device("cpu"):
+    tg.nn.Linear(2, 3).to("cpu")
+sys.exit(any(name.startswith("cupy") for name in sys.modules))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize(
