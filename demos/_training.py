@@ -70,12 +70,13 @@ def fit(
                     now.state = tg.detach(state)
                 else:
                     loss = loss_of(batch)
-                kit.check_finite(loss.item())
+                nats = loss.item()
+                kit.check_finite(nats)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.lr = lr * rate(now.share)
                 step_of(optimizer, model, clip)
-                now.losses.append(loss.item())
+                now.losses.append(nats)
                 now.step, now.seconds = now.step + 1, time.monotonic() - begun
                 if minutes:
                     now.share = now.seconds / (60 * minutes)
