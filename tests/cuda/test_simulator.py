@@ -374,39 +374,46 @@ def without_simulator(tier):
 # ---- beside CuPy --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("row", rows(SAME + DTYPES + WRITES))
-def test_cupy_gives_the_same(row, real):
-    ours, theirs = verdict(row, namespace.cupy), verdict(row, real)
-    if row in LAID_OUT_OTHERWISE:
-        ours, theirs = ours[-1], theirs[-1]
-    assert alike(ours, theirs), (ours, theirs)
+def test_cupy_gives_the_same(real):
+    """Dtypes, shapes, values, what is a view and what is laid out in rows."""
+    for row in rows(SAME + DTYPES + WRITES):
+        ours, theirs = verdict(row, namespace.cupy), verdict(row, real)
+        if row in LAID_OUT_OTHERWISE:
+            ours, theirs = ours[-1], theirs[-1]
+        assert alike(ours, theirs), (row, ours, theirs)
+
+
+def cost(row, xp, read):
+    """What a row costs, by the counts that ``read`` reads."""
+    names = arrays(xp)
+    before = read()
+    exec(row, names)
+    after = read()
+    return {key: getattr(after, key) - value for key, value in vars(before).items()}
 
 
 @pytest.mark.costs
-@pytest.mark.parametrize("row", rows(SAME + DTYPES + WRITES))
-def test_it_costs_the_same(row, real, tier):
-    def cost(xp, read):
-        names = arrays(xp)
-        before = read()
-        exec(row, names)
-        after = read()
-        return {key: getattr(after, key) - value for key, value in vars(before).items()}
-
-    cost(real, tier.module.costs)  # the first use of a kernel may look around
-    assert cost(namespace.cupy, simulator.costs) == cost(real, tier.module.costs)
+def test_it_costs_the_same(real, tier):
+    for row in rows(SAME + DTYPES + WRITES):
+        cost(row, real, tier.module.costs)  # the first use of a kernel may look around
+        expected = cost(row, real, tier.module.costs)
+        assert (row, cost(row, namespace.cupy, simulator.costs)) == (row, expected)
 
 
-@pytest.mark.parametrize("row", rows(REJECTED))
-def test_cupy_rejects_it_too(row, real):
-    assert isinstance(verdict(row, real), Exception)
+def test_cupy_rejects_it_too(real):
+    for row in rows(REJECTED):
+        assert isinstance(verdict(row, real), Exception), row
+
+
+def test_cupy_does_let_it_pass(real):
+    for row in rows(LET_PASS):
+        assert not isinstance(verdict(row, real), Exception), row
 
 
 @pytest.mark.costs
-@pytest.mark.parametrize("row", rows(WAITS))
-def test_cupy_waits_there_too(row, real, tier):
-    with tier.counting() as costs:
-        run(row, real)
-    assert costs.syncs > 0
+def test_cupy_waits_there_too(real, tier):
+    for row in rows(WAITS):
+        assert cost(row, real, tier.module.costs)["syncs"] > 0, row
 
 
 SPIN = r"""
@@ -415,23 +422,18 @@ extern "C" __global__ void spin(long long n) {
 }"""
 
 
-@pytest.mark.parametrize("row", rows(WAITS))
-def test_a_device_is_waited_for(row, real, tier):
+def test_a_device_is_waited_for(real, tier):
     """What a kernel is busy with, for a tenth of a second, is done once the call returns."""
     if tier.name != "gpu":
         pytest.skip("there is a device to wait for on tier gpu alone")
-    run(row, real)
-    names, done = arrays(real), real.cuda.Event()
-    real.cuda.Device().synchronize()
-    real.RawKernel(SPIN, "spin")((1,), (1,), (np.int64(2e8),))
-    done.record()
-    exec(row, names)
-    assert done.done
-
-
-@pytest.mark.parametrize("row", rows(LET_PASS))
-def test_cupy_does_let_it_pass(row, real):
-    assert not isinstance(verdict(row, real), Exception)
+    for row in rows(WAITS):
+        run(row, real)
+        names, done = arrays(real), real.cuda.Event()
+        real.cuda.Device().synchronize()
+        real.RawKernel(SPIN, "spin")((1,), (1,), (np.int64(2e8),))
+        done.record()
+        exec(row, names)
+        assert done.done, row
 
 
 WHOLE = [
