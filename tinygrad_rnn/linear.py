@@ -240,7 +240,7 @@ def getitem(x, index):
     """``x[index]``: integers, slices, ``...``, None, integer arrays, masks, and mixtures.
 
     Into an array of a device, indices of the host are checked on the way there; those of the device
-    are not, for the host would have to wait: they wrap round.
+    are not, for the host would have to wait: they wrap round.  For a mask of the device it waits.
     """
     return _getitem(x, _frozen(index, x, x.shape))
 
