@@ -221,9 +221,9 @@ class CupyBackend(Backend):
         """
         key, whole = id(rows), rows.base
         if key not in self.uploaded:
-            if isinstance(whole, np.ndarray) and whole.dtype == rows.dtype and whole.ndim == 1:
+            if isinstance(whole, np.ndarray) and whole.strides == rows.strides:
                 start = (_address(rows) - _address(whole)) // rows.itemsize
-                there = self.kept(whole)[start :: rows.strides[0] // rows.itemsize][: len(rows)]
+                there = self.kept(whole)[start : start + len(rows)]
             else:
                 there = self.asarray(rows)
             self.uploaded[key] = (ref(rows, lambda _: self.uploaded.pop(key)), there)
@@ -275,8 +275,8 @@ def use_device(device: str) -> Iterator[None]:
     """A context in which what is created without ``device=`` is created on ``"cpu"`` or ``"cuda"``.
 
     That is what ``tensor`` makes of numbers and NumPy arrays, and so the parameters of modules.
-    What is on a device already, and what is computed from it, stays there.  DeviceError with the
-    reason if the device cannot be used.
+    What is on a device already, and what is computed from it, stays there.  Of several GPUs it is
+    CuPy's current one.  DeviceError with the reason if the device cannot be used.
     """
     before = _HERE.set(backend_for(device).device)
     try:

@@ -344,6 +344,21 @@ ADD_ROWS = Kernel(
 )
 
 
+ADD_DISTINCT_ROWS = Kernel(
+    "add_distinct_rows",
+    "index V, index D, const index* ids, const T* values, T* out",
+    "out[within(ids[at / D], V) * D + at % D] += values[at];",
+)
+
+
+@in_place_of(backend._add_distinct_rows)
+def _add_distinct_rows(out, rows, values):
+    values = packed(np.broadcast_to(values, rows.shape + out.shape[1:]))
+    if values.size:
+        D = values.size // rows.size
+        ADD_DISTINCT_ROWS(out.dtype, values.size, len(out), D, as_index(rows), values, out)
+
+
 @in_place_of(backend._add_rows)
 def _add_rows(out, rows, values):
     """In an order that is always the same, as none of atomic additions would be."""

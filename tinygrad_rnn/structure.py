@@ -357,16 +357,14 @@ class Structure:
 
     @cached_property
     def _places_by_start(self) -> dict[int, Any]:
-        places, order = self.places, self.order
-        return {one.start: as_index(places[order[one.start : one.stop]]) for one in self.schedule}
+        places = self.places[self.order]
+        return {one.start: as_index(places[one.start : one.stop]) for one in self.schedule}
 
     @cached_property
     def _leaves_by_start(self) -> dict[int, Any]:
-        return {
-            one.start: as_index(np.searchsorted(self.leaves, self.order[one.start : one.stop]))
-            for one in self.schedule
-            if not one.children
-        }
+        leaves = np.searchsorted(self.leaves, self.order)
+        groups = [one for one in self.schedule if not one.children]
+        return {one.start: as_index(leaves[one.start : one.stop]) for one in groups}
 
     @cached_property
     def schedule(self) -> list[Group]:
@@ -390,7 +388,11 @@ class Structure:
         slices = [[as_index(rows) for rows in group.children] for group in groups]
         if all(isinstance(index, slice) for children in slices for index in children):
             return [group._replace(children=own) for group, own in zip(groups, slices, strict=True)]
-        return groups
+        # And arrays that are parts of one, so that all go to a device together.
+        arrays = [rows for group in groups for rows in group.children]
+        ends = np.cumsum([len(rows) for rows in arrays])
+        parts = iter(np.split(np.concatenate(arrays), ends[:-1]))
+        return [group._replace(children=[next(parts) for _ in group.children]) for group in groups]
 
 
 _EMPTY = np.empty(0, np.intp)

@@ -251,6 +251,8 @@ MUTANTS = [
     ("_add_rows", "add_rows", "p > 0 && ids[order[p - 1]] == id", "false"),
     ("_add_rows", "add_rows", "values[order[q] * D + d]", "values[q * D + d]"),
     ("_add_rows", "add_rows", "q < N", "q < N - 1"),
+    ("_add_distinct_rows", "add_distinct_rows", "] += values", "] = values"),
+    ("_add_distinct_rows", "add_distinct_rows", "within(ids[at / D], V)", "ids[at / D]"),
     ("_lstm_forward", "lstm_step", "row = start + b", "row = b"),
     ("_lstm_forward", "lstm_step", "+ f_1 * c_1", ""),
     ("_lstm_forward", "lstm_step", "states_c[at] = c;", ""),

@@ -176,6 +176,16 @@ def test_every_32nd_step_tells_and_names_the_first_that_was_wrong():
     assert [int(memory["t"]) for memory in optimizer.memories] == [19, 19]
 
 
+def test_of_several_that_are_wrong_at_once_the_first_parameter_is_named():
+    ws = parameters("cuda", shapes=[(2,), (700,), (3,), (700,)])
+    optimizer = optim.SGD(ws, lr=1.0)
+    for w in ws[1:]:
+        w.grad = tg.tensor(np.full(w.shape, np.inf, np.float32), device="cuda")
+    optimizer.step()
+    with pytest.raises(NonFiniteError, match="of parameter 1, "):
+        optimizer.state_dict()
+
+
 def test_unasked_a_step_is_made_along_anything():
     ws = parameters("cuda", shapes=[(2,)])
     optimizer = optim.SGD(ws, lr=1.0)
