@@ -14,7 +14,6 @@
 #include <Python.h>
 #include <setjmp.h>
 #include <signal.h>
-#include <ucontext.h>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -143,26 +142,46 @@ static const size_t STACK = 64 << 10;
 
 struct Fiber {
   enum { NEW, AT_BARRIER, AT_WARP_BARRIER, DONE } state;
-  jmp_buf where;
+  void* stack;  // where it goes on
 };
 static Fiber fibers[MOST_THREADS];
-static jmp_buf scheduler;
+static void* scheduler;   // where the block goes on
 static unsigned running;  // the number of the thread that runs
 static const Kernel* kernel;
 static void** arguments;
 
-// The next thread's turn.  _setjmp and _longjmp, because swapcontext makes two system calls.
-#define STOP(at)                \
-  fibers[running].state = at; \
-  if (!_setjmp(fibers[running].where)) _longjmp(scheduler, 1);
+// Go on from another stack; what has to survive a call is kept on this one, which *left points to.
+extern "C" void switch_stack(void** left, void* entered);
+asm(R"(
+switch_stack:
+    push %rbp; push %rbx; push %r12; push %r13; push %r14; push %r15
+    mov %rsp, (%rdi)
+    mov %rsi, %rsp
+    pop %r15; pop %r14; pop %r13; pop %r12; pop %rbx; pop %rbp
+    ret
+)");
 
-void __syncthreads() { STOP(Fiber::AT_BARRIER) }
-void __syncwarp(unsigned) { STOP(Fiber::AT_WARP_BARRIER) }  // stops other warps too
+static void stop(decltype(Fiber::state) state) {
+  fibers[running].state = state;
+  switch_stack(&fibers[running].stack, scheduler);
+}
+
+void __syncthreads() { stop(Fiber::AT_BARRIER); }
+void __syncwarp(unsigned) { stop(Fiber::AT_WARP_BARRIER); }  // stops other warps too
 
 static void run_fiber() {
   kernel->thread(arguments);
-  fibers[running].state = Fiber::DONE;
-  _longjmp(scheduler, 1);
+  stop(Fiber::DONE);
+}
+
+// A stack from which run_fiber begins: its address, below it six registers, above it a gap, so that
+// the stack is aligned as after a call.
+static void* fresh_stack(unsigned thread) {
+  static std::unique_ptr<char[]> stacks(new char[STACK * MOST_THREADS]);
+  size_t top = (size_t)(stacks.get() + STACK * (thread + 1)) / 16 * 16;
+  void** stack = (void**)top - 2;
+  *stack = (void*)run_fiber;
+  return stack - 6;
 }
 
 static void become(unsigned thread) {
@@ -173,16 +192,10 @@ static void become(unsigned thread) {
 
 // Run a thread until its next barrier or its end.
 static void resume(unsigned thread) {
-  static std::unique_ptr<char[]> stacks(new char[STACK * MOST_THREADS]);
   become(thread);
-  if (_setjmp(scheduler)) return;
-  if (fibers[thread].state != Fiber::NEW) _longjmp(fibers[thread].where, 1);
-  static ucontext_t fresh;
-  getcontext(&fresh);
-  fresh.uc_stack.ss_sp = stacks.get() + STACK * thread;
-  fresh.uc_stack.ss_size = STACK;
-  makecontext(&fresh, run_fiber, 0);
-  setcontext(&fresh);
+  Fiber& fiber = fibers[thread];
+  if (fiber.state == Fiber::NEW) fiber.stack = fresh_stack(thread);
+  switch_stack(&scheduler, fiber.stack);
 }
 
 // Whether all is well: false if threads wait at a barrier and others have ended.  CUDA leaves open
