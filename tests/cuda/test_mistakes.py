@@ -10,7 +10,8 @@ import tinygrad_rnn as tg
 
 from ..required import skip
 from .lapses import LAPSES
-from .mistakes import KERNELS, MISTAKES, TIERS, claims, compare, refused_by_nvrtc, verdict
+from .mistakes import claims, compare, refused_by_nvrtc, verdict
+from .planted import KERNELS, MISTAKES, TIERS
 from .simulator import Hazard
 
 PROGRAMS = {mistake.program.__name__: mistake.program for mistake in MISTAKES.values()}
