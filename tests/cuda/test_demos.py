@@ -21,6 +21,7 @@ from tinygrad_rnn import backend
 from .tiers import Costs
 
 OF_MACHINE = {"settings", "minutes", "cores", "seconds", "milliseconds", "times_as_fast", "bytes"}
+OF_MACHINE |= {"claims"}  # some are of times; the figures that the others rest on are compared
 MANY_LAUNCHES = {"rnn_vs_cnn", "truncated_bptt"}  # more than 20,000
 STOPPED = 9  # the step in which a run of some 14 steps an epoch is stopped
 WITHIN = 1e-3  # relative, and absolute; float32 rounds to 1e-7, and training may multiply that
@@ -159,7 +160,7 @@ SMALL = {  # what is read, and the sizes
 
 
 def run(name, folder, device, capsys):
-    """The exit code of a small run, and the lines of its metrics."""
+    """The lines of the metrics of a small run."""
     data, flags = SMALL[name]
     out = folder / device
     flags = [*flags.split(), "--quiet", "--no-plot", "--out", str(out), "--device", device]
@@ -168,11 +169,11 @@ def run(name, folder, device, capsys):
         path = folder / f"data-{device}"
         path.mkdir()
         flags += ["--data", str(data(path))]
-    code = importlib.import_module(f"demos.{name}").main(flags)
+    importlib.import_module(f"demos.{name}").main(flags)  # 1, if so small a run shows no claim
     said = capsys.readouterr()
     assert "error: " not in said.err, said.err
     lines = (out / kit.METRICS).read_text(encoding="utf-8").splitlines()
-    return code, [dict(leaves(json.loads(line))) for line in lines]
+    return [dict(leaves(json.loads(line))) for line in lines]
 
 
 def leaves(figures, path=""):
@@ -203,10 +204,9 @@ def equal(found, expected):
 def test_a_demo_logs_the_same_on_a_device(name, tmp_path, capsys, tier):
     if tier.name == "host" and name in MANY_LAUNCHES:
         pytest.skip("takes half a minute on host memory; the simulator and a GPU run it")
-    code, expected = run(name, tmp_path, "cpu", capsys)
+    expected = run(name, tmp_path, "cpu", capsys)
     with tier.counting() if tier.counts else nullcontext(Costs(launches=1)) as costs:
-        other, found = run(name, tmp_path, "cuda", capsys)
-    assert code == other
+        found = run(name, tmp_path, "cuda", capsys)
     assert costs.launches > 0  # it was there
     equal(found, expected)
 
