@@ -80,6 +80,33 @@ MODELS["RNN, relu"] = layer(lambda: nn.RNN(D, H, nonlinearity="relu"))
 MODELS["GRU, reset before"] = layer(lambda: nn.GRU(D, H, reset_after=False), lengths=LENGTHS)
 
 
+def given_state(make):
+    """A layer over padded sequences that goes on from a state, which has a gradient, too."""
+
+    def made():
+        net, rng = make(), np.random.default_rng(9)
+        shape = (len(net.cells), B, H)
+        h = tg.tensor(rng.standard_normal(shape).astype("f"), requires_grad=True)
+        net.begin = h
+
+        def loss(put):
+            y, state = net(put(X), net.begin, LENGTHS)
+            return weighed(y) + weighed(state)
+
+        return net, loss
+
+    return made
+
+
+for _kind in (nn.RNN, nn.GRU):
+    MODELS[f"{_kind.__name__}, given a state"] = given_state(
+        lambda kind=_kind: kind(D, H, bidirectional=True)
+    )
+MODELS["fold of a GRU, given a state"] = given_state(
+    lambda: nn.GRU(D, H, bidirectional=True, reset_after=False)
+)
+
+
 # ---- cells in a loop of one's own --------------------------------------------------------------
 
 

@@ -9,7 +9,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
 from tinygrad_rnn.backend import backend_for
 
-from .compared import close, is_on
+from .compared import close, is_on, on_host
 from .models import MODELS, TREES, H
 
 
@@ -96,6 +96,16 @@ def test_twenty_steps_are_the_same_curve(name):
     np.testing.assert_allclose(found, expected, rtol=1e-3)
     assert found[-1] < 0.8 * found[0]
     np.testing.assert_array_equal(curve(name, "cuda"), found)
+
+
+@pytest.mark.parametrize("part", [np.s_[:], np.s_[2:5], np.s_[::2], np.s_[::-1], np.s_[7:]])
+def test_a_part_of_what_was_uploaded_is_that_part(part):
+    backend, whole = backend_for("cuda"), np.arange(10, 20)
+    backend.kept(whole)
+    for _ in range(2):
+        np.testing.assert_array_equal(on_host(backend.kept(whole[part])), whole[part])
+    rows = whole.reshape(2, 5)[1]
+    np.testing.assert_array_equal(on_host(backend.kept(rows)), rows)
 
 
 def test_what_a_structure_has_uploaded_goes_with_it():
