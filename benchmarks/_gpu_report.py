@@ -22,8 +22,9 @@ sample of at least 0.15 s each, the device waited for before the clock is read. 
 this system within a round: below 1 is faster. Shown is the median over the rounds and, in brackets,
 the quartiles. Float32, and TF32 is off.
 
-Kernels and copies are those of one training step, as the driver (CUPTI) told them to PyTorch's
-profiler. MiB are of the device: the most that a step takes beyond what is held before it.
+Kernels, and copies between host and device, are those of one training step, as the driver (CUPTI)
+told them to PyTorch's profiler. MiB are of the device: the most that a step takes beyond what is
+held before it.
 """
 
 

@@ -30,7 +30,7 @@ from benchmarks.layers import case
 from tinygrad_rnn import DeviceError
 
 TOLERANCE = 1e-3  # of the largest entry of an array; the rounding of float32 is a hundredth of it
-LONGEST = 8.0  # seconds for the rounds of a case, of which there are fewer if they take longer
+LONGEST = 5.0  # seconds for the rounds of a case, of which there are fewer if they take longer
 LONGEST_TRACE = (
     500.0  # milliseconds of a step whose kernels are counted: each has a line in a trace
 )
@@ -50,11 +50,6 @@ CASES = {
         for H, layers in ((200, 2), (650, 2), (1500, 2))
     ],
     "translation": [{"S": 20, "T": 20, "B": 32, "D": 256, "H": 256, "V": 4000}],
-    "recursive": [
-        {"net": "Tree-LSTM", "trees": 25, "D": 300, "H": 150},
-        {"net": "RNTN", "trees": 25, "D": 30, "H": 30},
-        {"net": "Tree-LSTM", "nodes": 10_001, "D": 64, "H": 64},
-    ],
     "optimizers": [
         {"rule": rule, "D": H, "H": H, "V": 10_000, "layers": 2}
         for rule, H in (("SGD", 200), ("Adam", 200), ("Adam", 1500))
@@ -62,6 +57,11 @@ CASES = {
     "operations": [
         {"kind": kind, "side": side}
         for kind, side in (("tanh", 32), ("mixed", 32), ("mixed", 1024), ("matmul", 1024))
+    ],
+    "recursive": [
+        {"net": "Tree-LSTM", "trees": 25, "D": 300, "H": 150},
+        {"net": "RNTN", "trees": 25, "D": 30, "H": 30},
+        {"net": "Tree-LSTM", "nodes": 1001, "D": 64, "H": 64},
     ],
 }
 
@@ -83,8 +83,7 @@ def main(argv=None):
             if args.quick
             else (_results.FOLDER / "gpu", _gpu_report.PAGE)
         )
-        failed = measure(systems, about | missing, args, folder)
-        _gpu_report.write(folder, page, CASES)
+        failed = measure(systems, about | missing, args, folder, page)
         print(page.read_text(encoding="utf-8") if args.quick else f"written: {page}")
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
@@ -95,7 +94,7 @@ def parser():
     """The command line."""
     p = argparse.ArgumentParser("python -m benchmarks.gpu", description=__doc__)
     p.formatter_class = argparse.RawDescriptionHelpFormatter
-    p.add_argument("--rounds", type=int, default=7, help="samples of each system at most, 7")
+    p.add_argument("--rounds", type=int, default=6, help="samples of each system at most, 6")
     p.add_argument("--only", default="", metavar="TEXT", help="cases whose names contain it")
     p.add_argument("--quick", action="store_true", help="small sizes, nothing is written")
     return p
@@ -111,8 +110,11 @@ def started():
     return systems | {CPU: Ours("cpu")}, missing
 
 
-def measure(systems, about, args, folder):
-    """Measure every case that is asked for, and keep its samples; the cases that failed."""
+def measure(systems, about, args, folder, page):
+    """Measure every case that is asked for; the cases that failed.
+
+    As soon as one is done its samples are kept, and the page is written.
+    """
     failed = []
     for name, cases in CASES.items():
         workload = _suite.workload(name)
@@ -131,6 +133,7 @@ def measure(systems, about, args, folder):
                 Row(label(sizes), system, "runs on", "", text) for system, text in about.items()
             ]
             _results.replace(name, rows, folder)
+            _gpu_report.write(folder, page, CASES)
             print(f"{what} ({time.monotonic() - begun:.0f} s)")
             print(said(_results.Results(rows), label(sizes)), flush=True)
     return failed
@@ -166,7 +169,10 @@ def measured(workload, sizes, systems, rounds):
             add(name, "skipped", error)
     add("", "agreed", agreed(programs))
     samplers = {name: sampler(*pair) for name, pair in programs.items()}
-    taken, seconds = first_round(samplers)
+    taken = {name: [sample()] for name, sample in samplers.items()}
+    seconds = sum(
+        taken[name][0]["ms"] * x.units * x.count / 1e3 for name, (_, x) in programs.items()
+    )
     if rounds > 1:
         taken = interleaved(samplers, max(1, min(rounds, int(LONGEST / seconds) - 1)))
     add("", "measured", f"{date.today()}")
@@ -212,15 +218,6 @@ def sampler(system, program):
             return program.sample()
 
     return sample
-
-
-def first_round(samplers):
-    """A sample of each program, and how many seconds a round takes once all is warm."""
-    for sample in samplers.values():
-        sample()
-    begun = time.monotonic()
-    taken = {name: [sample()] for name, sample in samplers.items()}
-    return taken, time.monotonic() - begun
 
 
 def said(found, case):
