@@ -10,7 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks import __main__ as command
-from benchmarks import _cells, _data, _numpy, _ours, _processes, _report, _results, _suite
+from benchmarks import (
+    _cells,
+    _data,
+    _numpy,
+    _ours,
+    _processes,
+    _programs,
+    _report,
+    _results,
+    _sentences,
+    _suite,
+)
 from benchmarks import _recursive_ours as recursive
 from benchmarks._programs import Program
 from benchmarks._results import Results, Row
@@ -116,6 +127,28 @@ def test_a_sample_is_the_time_of_one_unit(steps):
             return 1.0 * count
 
     assert Clocked().sample() == {"ms": pytest.approx(250.0)}
+
+
+def test_the_clock_is_read_when_all_is_done_that_was_asked_for(monkeypatch):
+    """A device works later: each step takes it a second, and 5 were asked for before."""
+
+    class Queued(Program):
+        now, queued = 0.0, 5.0
+
+        def step(self, n):
+            self.queued += 1.0
+
+        def wait(self):
+            self.now, self.queued = self.now + self.queued, 0.0
+
+    program = Queued()
+    monkeypatch.setattr(_programs, "time", SimpleNamespace(perf_counter=lambda: program.now))
+    assert program.seconds(3) == 3.0
+
+
+def test_what_was_a_module_may_be_a_package_in_a_later_python(monkeypatch):
+    monkeypatch.setattr(_sentences, "MODULES", "json")
+    assert sum(1 for _ in _sentences.standard_library()) > 20
 
 
 def test_the_command_measures_and_writes(capsys):
