@@ -69,14 +69,16 @@ def tables(rows: Sequence[Row]) -> Iterator[tuple[tuple[str, str], Any, int]]:
             groups.setdefault((w.dtype.char, g.dtype.char), []).append(row)
     for dtypes, group in groups.items():
         for start in range(0, len(group), MOST):
-            part = group[start : start + MOST]
+            entries = [entry(*row) for row in group[start : start + MOST]]
             table = np.zeros((), TABLE)
-            for entry, (arrays, constants) in zip(table["of"], part, strict=False):
-                w, g, *memory = (x.data.ptr for x in arrays)
-                entry["size"], entry["w"], entry["g"] = arrays[0].size, w, g
-                entry["memory"][: len(memory)] = memory
-                entry["constants"][: len(constants)] = constants
-            yield dtypes, table, len(part)
+            table["of"][: len(entries)] = entries
+            yield dtypes, table, len(entries)
+
+
+def entry(arrays: tuple[Any, ...], constants: tuple[float, ...]) -> tuple[Any, ...]:
+    """A row as an ``ENTRY``: addresses, and 0 where there is nothing."""
+    w, g, m, v = [x.data.ptr for x in arrays] + [0] * (4 - len(arrays))
+    return arrays[0].size, w, g, (m, v), constants + (0.0,) * (8 - len(constants))
 
 
 def launch(name: str, parameters: str, text: str, rows: Sequence[Row], *arguments: Any) -> None:
@@ -114,14 +116,15 @@ def step_in_c(
 
 
 def _moved(optimizer: Any, flag: Any, names: Any, ws: Any, gs: Any, memories: Any, ts: Any) -> None:
-    constants = [optimizer.constants(t) for t in ts]
+    constants = {t: optimizer.constants(t) for t in set(ts)}
     code = optimizer.move.__code__
     remembered = code.co_varnames[3 : code.co_argcount]  # all but self, w and g
     unused = tuple([x for x in remembered if x != "t"])
-    text = step_in_c(optimizer.move.in_c, tuple(constants[0]), unused, names)
+    text = step_in_c(optimizer.move.in_c, tuple(constants[ts[0]]), unused, names)
+    numbers = {t: tuple(those.values()) for t, those in constants.items()}
     rows = [
-        ((w, packed(g), *memory), tuple(numbers.values()))
-        for w, g, memory, numbers in zip(ws, gs, memories, constants, strict=True)
+        ((w, packed(g), *memory), numbers[t])
+        for w, g, memory, t in zip(ws, gs, memories, ts, strict=True)
     ]
     launch(f"step_of_{type(optimizer).__name__}", "const int* flag", text, rows, flag)
 
