@@ -100,7 +100,8 @@ A.T.flags.owndata                hasattr(A, "setflags")           hasattr(A, "__
 hasattr(A.flags, "writeable")    A.T.flags.c_contiguous           list(A)[1]
 sum(V)                           divmod(I, 2)[1]                  A[1:].sum()
 A.get()                          A.T.get()                        A[:, ::2].get()
-A[:0].get()                      xp.asnumpy(A.T)
+A[:0].get()                      xp.asnumpy(A.T)                  np.allclose(A, B)
+np.linalg.norm(A, axis=1)        np.meshgrid(V, V)[0]
 """
 
 DTYPES = """
@@ -114,6 +115,8 @@ np.maximum(F, A)                 I.astype("i") // 2               np.log(I + 1)
 """
 
 WRITES = """
+A.sort()                         A.put(I, 1.0)                    A.partition(1)
+np.fill_diagonal(A, 0.0)
 A[1] = 0                         A[1] = 2.0                       A[:, 1] = 0
 A[1, 2] = 3                      A[...] = B                       A[:] = V * 1
 A[:, :2] = B[:, :2]              A[1:] = B[1:] * 1.0              A[:] = D
@@ -134,6 +137,8 @@ v = A[1]; A += 1; A = v * 1
 """
 
 REJECTED = """
+xp.zeros(I[0])                   A.reshape(I[1] + 2, 6)           xp.full((I[0],), 1.0)
+np.tile(A, I[0])                 np.expand_dims(A, I[1])          np.swapaxes(A, I[1], 1)
 np.divide(A, B, where=True)
 np.where([True] * 4, A, 0.0)
 np.divide(A, B, where=M)         np.tanh(A, order="C")            np.add(A, H)
@@ -168,6 +173,9 @@ np.cumsum(A, where=M)
 """
 
 WAITS = """
+np.linspace(0, X, 3)             xp.arange(I[0])                  np.round(A, I[0])
+np.delete(A, 1, axis=0)          np.nanmax(A)                     np.putmask(A, M, 0.0)
+np.place(A, M, 0.0)
 float(X)                         int(I[0])                        bool(M.any())
 A[0, 0].item()                   A.tolist()                       f"{X}"
 str(X)                           2 in I                           1 if A.sum() > 1 else 0
@@ -185,6 +193,7 @@ np.trim_zeros(V)                 np.setxor1d(I, J)                np.intersect1d
 """
 
 LET_PASS = """
+np.cross(A[:, :3], B[:, :3])
 A[np.array([0, 1])]              A[[0, 1]]                        np.take(A, [0], axis=0)
 np.take(A, H[0, :1].astype(int), axis=0)                          A[I] = H
 A[J] = B                         np.add.reduceat(A, I)                       A[I + 10]

@@ -15,7 +15,9 @@ is the module as an object, to be held beside the real one.  In reading order:
 
 What CuPy rejects is rejected with the same kind of error; what it accepts and gets wrong, or does
 slowly without saying so, is a ``Hazard``; a wait for the device that nobody wrote is a ``Sync``.
-Kernels are not run: the NumPy body that defines each is run on the payloads, as one launch.
+Kernels are not run: the NumPy body that defines each is run on the payloads, as one launch, even if
+its function launches several.  All else costs what it costs CuPy, call by call; ``test_simulator``
+has the two counted side by side.
 """
 
 from __future__ import annotations

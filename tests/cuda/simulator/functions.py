@@ -14,12 +14,25 @@ GATHERS = ("take", "take_along_axis", "put_along_axis")
 """Functions that read indices."""
 
 SYNCS = set(
-    "argpartition argwhere array2string array_repr array_str bincount compress extract flatnonzero"
-    " histogram histogram2d histogramdd intersect1d nonzero save savetxt savez savez_compressed"
-    " setdiff1d setxor1d shares_memory sliding_window_view trim_zeros union1d unique unique_all"
-    " unique_counts unique_inverse unique_values unravel_index".split()
+    "argpartition argwhere array2string array_repr array_str bincount compress delete extract"
+    " flatnonzero histogram histogram2d histogramdd intersect1d nanmax nanmin nonzero place putmask"
+    " save savetxt savez savez_compressed setdiff1d setxor1d shares_memory sliding_window_view"
+    " trim_zeros union1d unique unique_all unique_counts unique_inverse unique_values"
+    " unravel_index".split()
 )
 """Functions that make the host wait: mostly since the shape of what they give depends on values."""
+
+COSTLY = set(
+    "append apply_along_axis apply_over_axes cross cumulative_prod cumulative_sum insert interp"
+    " isin median nanmedian percentile quantile ravel_multi_index select trapezoid".split()
+)
+"""Functions that take several launches, of which nobody has said how many: they are refused."""
+
+NOT_ON_DEVICE = set("axes axis axis1 axis2 destination newshape reps shape source".split())
+"""Arguments that have to be integers of the host."""
+
+READ = set("decimals num start step stop".split())
+"""Arguments that are read, if they are on the device."""
 
 ON_HOST = set(
     "broadcast_shapes can_cast get_array_module isscalar issubdtype promote_types result_type"
@@ -85,9 +98,14 @@ class Function:
     def expect_fitting(self, *args, **kwargs):
         """Raise TypeError unless CuPy's function takes such arguments."""
         try:
-            self.signature.bind(*args, **kwargs)
+            bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.full_name}{self.signature}: {error}") from None
+        for name, value in bound.arguments.items():
+            if name in NOT_ON_DEVICE and next(arrays_in(value), None) is not None:
+                raise TypeError("'ndarray' object cannot be interpreted as an integer")
+            if name in READ and isinstance(value, ndarray):
+                hidden_sync(f"{name} of {self.full_name} on the device")
 
     def run(self, args, kwargs):
         """The result, with what it costs."""
@@ -110,6 +128,8 @@ class Function:
         counts = name == "repeat" and any(isinstance(x, ndarray) for x in more)
         if name in SYNCS or (name == "where" and not more) or counts:
             hidden_sync(self.full_name)
+        if name in COSTLY:
+            raise Hazard(f"{self.full_name} takes several launches; say how many in launches.py")
         if name == "where" and any(isinstance(x, (list, tuple)) for x in args):
             raise TypeError(f"Unsupported type {list} given to {self.full_name}")
         if name in GATHERS:

@@ -10,13 +10,13 @@ import numpy as np
 from . import counting
 
 SEVERAL = {
+    "allclose": 2,
     "argsort": 2,
     "array_equal": 2,
     "linspace": 2,
     "nan_to_num": 3,
     "norm": 3,
     "ptp": 3,
-    "put_along_axis": 5,
     "roll": 2,
     "sort": 2,
     "std": 4,
@@ -28,6 +28,9 @@ SEVERAL = {
     "zeros_like": 0,
 }
 """Functions that take more or fewer than one."""
+
+IN_PLACE = {"fill_diagonal": 1, "partition": 1, "put": 2, "put_along_axis": 5, "sort": 1}
+"""What gives nothing, and changes its argument."""
 
 JOINS = set("concatenate concat stack vstack hstack column_stack".split())
 PRODUCTS = set("matmul dot tensordot inner".split())
@@ -104,7 +107,9 @@ def count(name, args, kwargs, result) -> None:
         counting.launch(copy(args[0]._payload, args[1]))
     elif name == "copyto":
         counting.launch(_copied(*args, **kwargs))
-    elif name == "put_along_axis" or _makes_something(args, result):
+    elif result is None:
+        counting.launch(IN_PLACE.get(name, 0))
+    elif _makes_something(args, result):
         counting.launch(_of_whole(name, args, result))
 
 
@@ -119,6 +124,10 @@ def _of_whole(name, args, result) -> int:
     """For a function that goes through all of its argument."""
     if name in ("cumsum", "cumprod"):
         return 2 if result.ndim > 1 else 1
+    if name == "meshgrid":
+        return len(result)
+    if name == "norm" and result.ndim:
+        return 1
     if name == "mean" and args[0].dtype.char not in "fd":
         return 2
     return SEVERAL.get(name, 1)
