@@ -175,9 +175,9 @@ class Optimizer:
         """Have ``memory`` where ``w`` is: zeros before the first step."""
         if not memory:
             memory |= self.remembered(w)
-        for name, x in memory.items():
-            if name != "t" and type(x) is not type(w):  # the model was moved to another device
-                memory[name] = backend_of(w).asarray(host_array(x))
+        elif type([*memory.values()][-1]) is not type(w):  # the model was moved to another device
+            for name, x in memory.items():
+                memory[name] = _where(w, name).asarray(host_array(x))
 
     def _gradient(self, by: str, name: str, x: Tensor) -> Any:
         """That of ``x``: None, a Tensor, or, if rows are all that moves, a RowGradient."""
