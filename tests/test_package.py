@@ -37,6 +37,8 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "demos/_kit.py": "the one file of plumbing that all demos share",
     "tests/ERRORS.md": "the catalogue of messages, to be looked up in, not read",
     "tests/crowd.py": "one subject: what threads do beside each other",
+    "tests/cuda/planted.py": "one mistake after the other, each with who must catch it",
+    "tests/cuda/simulator/table.txt": "written by a program: the names of CuPy",
     "tests/reliability.py": "one section of the page after the other",
     "tests/soak.py": "one subject: what must not grow",
     "tests/test_checkpoints.py": "one subject: states go in and come out, whole or not at all",
