@@ -25,6 +25,7 @@ from .programs import (
     row_sums,
     running_best,
     saved,
+    scattered,
     shifted,
     training,
     unknown_words,
@@ -32,7 +33,7 @@ from .programs import (
 )
 
 TIERS = ("simulator", "host", "nvrtc")
-KERNELS = (row_sums, gelu, shifted, floored)
+KERNELS = (row_sums, gelu, shifted, floored, scattered)
 
 
 @dataclass(frozen=True)
@@ -421,6 +422,7 @@ MISTAKES = {
         "std::numeric_limits<float>::infinity()",
         nvrtc="std",
     ),
+    "an index of 32 bits": Mistake(scattered, "unsigned long long at", "unsigned at", host=DIFFERS),
     "threads read what others have written": Mistake(shifted, "__syncthreads();", "", host=DIFFERS),
     "threads wait where not all come": Mistake(
         shifted,

@@ -255,3 +255,21 @@ def floored(device):
     }"""
     launched(text, "floored", 1, 20, (x, y, np.float32(2)))
     return [y]
+
+
+def scattered(device):
+    """Entries strewn over an array, no two in one place."""
+    backend, n = backend_for(device), 200_000
+    x = np.arange(n).astype("f")
+    if device == "cpu":
+        y = np.empty_like(x)
+        y[np.arange(n) * 40_503 % n] = x
+        return [y]
+    x, y = backend.asarray(x), backend.cupy.empty(n, "f")
+    text = r"""
+    extern "C" __global__ void scattered(const float* x, float* y, unsigned size) {
+        unsigned long long at = blockIdx.x * blockDim.x + threadIdx.x;
+        if (at < size) y[at * 40503u % size] = x[at];
+    }"""
+    launched(text, "scattered", -(-n // 256), 256, (x, y, np.uint32(n)))
+    return [y]
