@@ -18,6 +18,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
+import numpy as np
+
+from .backend import backend_of
 from .engine import TensorCore, leaf
 from .errors import ShapeError, expect_count
 
@@ -77,19 +80,19 @@ def truncated_bptt(
         )
     state, cut = _cut(state)
     cuts = deque([cut], maxlen=a + 1)  # those after the steps t-a .. t
-    total = 0.0
+    total: Any = 0.0
     for x, y in zip(inputs, targets, strict=True):
         state, cut = _cut(cell(x, state))
         cuts.append(cut)
         error = loss(state, y)
         error.backward(retain_graph=True)
-        total += error.item()
+        total = total + error.array.astype(np.float64)  # read at the end: a device need not wait
         for cut in reversed(cuts):
             for before, after in cut:
                 if after.grad is not None:
                     before.backward(after.grad, retain_graph=True)
                     after.grad = None
-    return total, detach(state)
+    return float(backend_of(total).to_host(total)), detach(state)
 
 
 def _cut(state: Any) -> tuple[Any, list[tuple[Any, Any]]]:

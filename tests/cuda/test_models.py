@@ -10,7 +10,7 @@ from tinygrad_rnn import nn, optim
 from tinygrad_rnn.backend import backend_for
 
 from .compared import close, is_on, on_host
-from .models import MODELS, TREES, H
+from .models import MODELS, TREES, D, H, T, X, weighed
 
 
 def built(name, device):
@@ -96,6 +96,29 @@ def test_twenty_steps_are_the_same_curve(name):
     np.testing.assert_allclose(found, expected, rtol=1e-3)
     assert found[-1] < 0.8 * found[0]
     np.testing.assert_array_equal(curve(name, "cuda"), found)
+
+
+def truncated(device):
+    """The error of truncated backpropagation, the last state, and the gradients."""
+    tg.manual_seed(0)
+    cell, inputs = nn.GRUCell(D, H).to(device), [tg.tensor(x, device=device) for x in X]
+    total, h = tg.truncated_bptt(cell, lambda h, y: weighed(h) + y, inputs, range(T), 2)
+    assert isinstance(total, float)
+    return {"E": np.array(total, np.float32), "h": h} | {
+        name: x.grad for name, x in cell.named_parameters()
+    }
+
+
+def test_truncated_backpropagation_is_that_of_numpy():
+    all_close(truncated("cuda"), truncated("cpu"))
+
+
+@pytest.mark.costs
+def test_truncated_backpropagation_waits_once_at_the_end(tier):
+    truncated("cuda")
+    with tier.counting() as costs:
+        truncated("cuda")
+    assert (costs.syncs, costs.to_host) == (1, 1)
 
 
 @pytest.mark.parametrize("part", [np.s_[:], np.s_[2:5], np.s_[::2], np.s_[::-1], np.s_[7:]])
