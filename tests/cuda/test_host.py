@@ -75,6 +75,24 @@ def test_a_thread_past_the_end_is_noticed_whatever_it_reads_there(cupy, text, dt
         each(8, x, y)
 
 
+def test_an_overrun_by_way_of_a_table_of_arrays_is_noticed_when_they_are_freed(cupy):
+    source = """extern "C" __global__ void write_all(float** xs, int at) { xs[0][at] = 1; }"""
+    x, write_all = cupy.zeros(5, "f"), kernel(cupy, source, "write_all")
+    write_all(1, cupy.asarray(np.array([x.data.ptr])), np.int32(5))
+    del x
+    with pytest.raises(RuntimeError, match=r"a kernel before .* outside of an array of 20 bytes"):
+        cupy.ones(3) + 1
+    cupy.ones(3) + 1
+
+
+def test_an_array_may_be_a_view_into_the_middle(cupy):
+    write = kernel(cupy, WRITE, "write")
+    x = cupy.zeros(10, "f")
+    write(1, x[6:], np.int32(-6))
+    with pytest.raises(RuntimeError, match="write has written outside of an array of 40 bytes"):
+        write(1, x[6:], np.int32(4))
+
+
 def test_what_is_read_past_the_end_shows(cupy):
     source = """extern "C" __global__ void add(double* y, const double* x, int n) {
         y[0] = 0; for (int k = 0; k < n; k++) y[0] += x[k]; }"""

@@ -88,7 +88,7 @@ def in_cpp(source: str) -> str:
     """``source`` with what the preprocessor cannot change, and an entry for each kernel."""
     text = DYNAMIC.sub(r"\1* \2 = (\1*)dynamic_shared", source)
     for name in KERNEL.findall(text):
-        text += f'\nextern "C" void thread_of_{name}(void** p) {{ call(&{name}, p); }}'
+        text += f"\nENTRIES({name})"
     barriers = int("__sync" in source)
     return text + f'\nextern "C" {{ int has_barriers = {barriers}; }}\nNEW_BLOCK\n'
 
@@ -113,9 +113,9 @@ def load_module(path: bytes) -> int:
     return len(_libraries)
 
 
-def load_function(module: int, name: str) -> tuple[int, int, bool]:
-    """The addresses of a thread's work and of what begins a block; whether threads wait."""
+def load_function(module: int, name: str) -> tuple[int, int, int, bool]:
+    """The addresses of what ``Kernel`` in runtime.cpp is made of; whether threads wait."""
     library = _libraries[module - 1]
-    functions = [library[f"thread_of_{name}"], library.new_block]
+    functions = [library[f"thread_of_{name}"], library[f"addresses_of_{name}"], library.new_block]
     addresses = [ctypes.cast(function, ctypes.c_void_p).value for function in functions]
     return *addresses, bool(ctypes.c_int.in_dll(library, "has_barriers").value)

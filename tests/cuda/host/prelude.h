@@ -116,3 +116,16 @@ static void call(void (*kernel)(A...), void** p, std::index_sequence<I...>) {
 template <class... A> static void call(void (*kernel)(A...), void** p) {
   call(kernel, p, std::index_sequence_for<A...>{});
 }
+
+// Those of the arguments that may begin with an address, as pointers and CuPy's arrays do.
+template <class... A> static int addresses(void (*)(A...), void** p, char** found) {
+  int n = 0, i = 0;
+  ((sizeof(A) < sizeof(char*) ? void(i++) : void(found[n++] = *(char**)p[i++])), ...);
+  return n;
+}
+
+#define ENTRIES(kernel)                                            \
+  extern "C" void thread_of_##kernel(void** p) { call(&kernel, p); } \
+  extern "C" int addresses_of_##kernel(void** p, char** found) {     \
+    return addresses(&kernel, p, found);                             \
+  }

@@ -5,8 +5,9 @@
 // wheel as it is allocates, copies and launches here.  A function that has no double keeps CUDA's,
 // and fails for want of a driver: nothing passes by accident.
 //
-//   memory     every allocation is filled with NaN and lies between two guards; after each launch
-//              the guards of all allocations are looked at, and a fault during one is an error
+//   memory     every allocation is filled with NaN and lies between two guards, which are looked at
+//              after each launch with the array as an argument, and when it is freed; a fault
+//              during a launch is an error
 //   launch     the threads of a block run one after another, from the first or from the last; where
 //              a kernel has barriers, each thread is a fiber that stops at __syncthreads()
 //   counters   launches by the kernel's name, copies by direction, waits for the device
@@ -61,25 +62,34 @@ static void* allocate(size_t bytes) {
   return block + GUARD;
 }
 
-static void release(address p) {
-  if (!p) return;
-  allocations.erase((char*)p);
-  free((char*)p - GUARD);
-}
-
 static bool is_whole(const char* guard, char byte) {
   return *guard == byte && memcmp(guard, guard + 1, GUARD - 1) == 0;
 }
 
-// The bytes of an allocation that something has written outside of, mended; -1 if there is none.
-static long overrun() {
-  for (auto& [begin, of] : allocations)
-    if (!is_whole(begin - GUARD, of.guard) || !is_whole(begin + of.bytes, of.guard)) {
-      memset(begin - GUARD, of.guard, GUARD);
-      memset(begin + of.bytes, of.guard, GUARD);
-      return (long)of.bytes;
-    }
-  return -1;
+// Whether something has been written next to an allocation; its guards are mended.
+static bool is_overrun(char* begin, Allocation of) {
+  if (is_whole(begin - GUARD, of.guard) && is_whole(begin + of.bytes, of.guard)) return false;
+  memset(begin - GUARD, of.guard, GUARD);
+  memset(begin + of.bytes, of.guard, GUARD);
+  return true;
+}
+
+static long overrun_when_freed = -1;  // its bytes; -1 if there was none
+
+static void release(address p) {
+  if (!p) return;
+  auto found = allocations.find((char*)p);
+  if (is_overrun(found->first, found->second)) overrun_when_freed = (long)found->second.bytes;
+  allocations.erase(found);
+  free((char*)p - GUARD);
+}
+
+// The bytes of the allocation with this address if something has been written next to it; or -1.
+static long overrun_at(char* address) {
+  auto after = allocations.upper_bound(address);
+  if (after == allocations.begin()) return -1;
+  auto [begin, of] = *--after;
+  return address < begin + of.bytes + GUARD && is_overrun(begin, of) ? (long)of.bytes : -1;
 }
 
 static address malloc_(size_t bytes, int) { return (address)allocate(bytes); }
@@ -131,13 +141,15 @@ static bool reversed;  // whether the last thread of a block runs first
 struct Kernel {
   std::string name;
   void (*thread)(void** arguments);  // runs the thread that threadIdx names
-  void (*new_block)();               // fills its shared memory with NaN
+  int (*addresses)(void** arguments, char** found);  // how many arguments are addresses; which
+  void (*new_block)();                               // fills its shared memory with NaN
   bool barriers;
   long launches;
 };
 static std::vector<std::unique_ptr<Kernel>> kernels;
 
 static const unsigned MOST_THREADS = 1024;
+static const unsigned MOST_ADDRESSES = 4096;  // bytes of arguments, so more than enough
 static const size_t STACK = 64 << 10;
 
 struct Fiber {
@@ -276,10 +288,19 @@ static PyObject* launch(address f, unsigned grid_x, unsigned grid_y, unsigned gr
   blockDim = {block_x, block_y, block_z};
   gridDim = {grid_x, grid_y, grid_z};
   if (const char* reason = run_grid(shared)) return fail(launched.name + reason);
-  long bytes = overrun();
-  if (bytes >= 0)
-    return fail(launched.name + " has written outside of an array of " +
-                std::to_string(bytes) + " bytes");
+  static char* addresses[MOST_ADDRESSES];
+  for (int n = launched.addresses(arguments, addresses); n-- > 0;) {
+    long bytes = overrun_at(addresses[n]);
+    if (bytes >= 0)
+      return fail(launched.name + " has written outside of an array of " +
+                  std::to_string(bytes) + " bytes");
+  }
+  if (overrun_when_freed >= 0) {
+    long bytes = overrun_when_freed;
+    overrun_when_freed = -1;
+    return fail("a kernel before " + launched.name + " has written outside of an array of " +
+                std::to_string(bytes) + " bytes, which is freed by now");
+  }
   return none();
 }
 
@@ -299,13 +320,14 @@ static address module_load(PyObject* image, int) {
 static address module_function(address module, PyObject* name, int) {
   PyObject* found = PyObject_CallFunction(load_function, "nO", module, name);
   if (!found) return 0;
-  Py_ssize_t thread, new_block;
+  Py_ssize_t thread, addresses, new_block;
   int barriers;
-  bool good = PyArg_ParseTuple(found, "nnp", &thread, &new_block, &barriers);
+  bool good = PyArg_ParseTuple(found, "nnnp", &thread, &addresses, &new_block, &barriers);
   Py_DECREF(found);
   if (!good) return 0;
   kernels.emplace_back(new Kernel{PyUnicode_AsUTF8(name), (void (*)(void**))thread,
-                                  (void (*)())new_block, barriers != 0, 0});
+                                  (int (*)(void**, char**))addresses, (void (*)())new_block,
+                                  barriers != 0, 0});
   return (address)kernels.back().get();
 }
 
