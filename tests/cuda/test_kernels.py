@@ -87,6 +87,36 @@ def test_what_has_no_kernel_is_for_the_body(name, dtype):
         agree(called(name, arguments), expected(name, arguments))
 
 
+def test_states_that_are_broadcast_are_for_the_body():
+    """One memory, or one h, for all rows; and gates of one row for all memories."""
+    a, c, many = np.ones((5, 8)), np.full(2, 0.5), np.full((5, 2), 0.5)
+    for gates, memory in ((a, c), (a[0], many)):
+        agree(
+            called("_lstm_gates_forward", [gates, memory]),
+            expected("_lstm_gates_forward", [gates, memory]),
+        )
+    back = [many, None, np.tanh(a), many, c]
+    agree(called("_lstm_gates_backward", back), expected("_lstm_gates_backward", back))
+    u, w = np.ones((5, 6)), np.ones(6)
+    for arguments in ([u, u, c], [u, w, many], [w, w, many]):
+        agree(called("_gru_gates_forward", arguments), expected("_gru_gates_forward", arguments))
+    back = [many, many, many, many, u, c]
+    agree(called("_gru_gates_backward", back), expected("_gru_gates_backward", back))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "mixed"])
+@pytest.mark.parametrize("name", ["_lstm_forward", "_gru_forward", "_elman_forward"])
+def test_a_layer_without_kernels_is_the_loop_that_defines_it(name, dtype):
+    """Bit for bit: of half precision, and of two dtypes."""
+    kind = name.split("_")[1]
+    layer, defined = getattr(sequences, kind), getattr(sequences, f"{kind}_defined")
+    arguments = other_dtypes(next(examples(name, np.float32)), dtype)
+    arrays = [put(x, "rows") for x in (arguments if kind == "elman" else arguments[:-1])]
+    to_host = backend.backend_for("cuda").to_host
+    for y, x in zip(layer(*arrays), defined(*arrays), strict=True):
+        np.testing.assert_array_equal(to_host(y), to_host(x), strict=True)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float64"])
 def test_losses_of_any_dtype(dtype):
     """Of float16, which has no kernel, too; and of cotangents of another dtype than the scores."""
