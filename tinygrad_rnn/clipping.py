@@ -106,7 +106,7 @@ def _own_entries(x: Tensor) -> Any:
 # ---- on a device -------------------------------------------------------------------------------
 
 
-_PARTS = 1024
+PARTS = 1024
 """So many parts of a gradient are added up at the same time, at most."""
 
 
@@ -114,7 +114,7 @@ def _clip_on_device(parameters: list[Tensor], max_norm: float) -> Tensor:
     """The norm, a Tensor: a launch for all gradients to add up squares, one to scale, and two."""
     gs = [_entries(x) for x in parameters]
     backend = backend_of(gs[0])
-    squares = backend.zeros((len(gs), _PARTS), np.float64)
+    squares = backend.zeros((len(gs), PARTS), np.float64)
     backend.fused(_squares)(squares, gs)
     norm = np.sqrt(np.sum(squares))
     del gs  # or nobody's entries were its own

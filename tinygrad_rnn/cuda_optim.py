@@ -26,7 +26,7 @@ ENTRY = np.dtype(
 )
 TABLE = np.dtype([("of", ENTRY, MOST)])
 
-THREADS, BLOCKS = 256, 1024
+THREADS, BLOCKS = 256, clipping.PARTS
 """The threads of a block, and the most blocks of a parameter: together they go through it."""
 
 Row = tuple[tuple[Any, ...], tuple[float, ...]]
@@ -118,9 +118,9 @@ def step_in_c(
 def _moved(optimizer: Any, flag: Any, names: Any, ws: Any, gs: Any, memories: Any, ts: Any) -> None:
     constants = {t: optimizer.constants(t) for t in set(ts)}
     code = optimizer.move.__code__
-    remembered = code.co_varnames[3 : code.co_argcount]  # all but self, w and g
-    unused = tuple([x for x in remembered if x != "t"])
-    text = step_in_c(optimizer.move.in_c, tuple(constants[ts[0]]), unused, names)
+    arguments = code.co_varnames[3 : code.co_argcount]  # all but self, w and g
+    remembered = tuple([x for x in arguments if x != "t"])
+    text = step_in_c(optimizer.move.in_c, tuple(constants[ts[0]]), remembered, names)
     numbers = {t: tuple(those.values()) for t, those in constants.items()}
     rows = [
         ((w, packed(g), *memory), numbers[t])
