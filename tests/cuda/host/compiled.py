@@ -17,6 +17,8 @@ from tempfile import TemporaryDirectory
 HERE = Path(__file__).parent
 FOLDER = Path(__file__).parents[3] / "build" / "cupy_host"
 FLAGS = "-std=c++17 -O1 -mf16c -w -fPIC -ffp-contract=off -U_FORTIFY_SOURCE".split()
+LINKED = "-shared -nostdlib -Wl,-Bsymbolic".split()
+"""Python has C's libraries, and a kernel may have the name of one of their functions."""
 HEADERS = """
 #include "prelude.h"
 #include <cupy/complex.cuh>
@@ -59,7 +61,12 @@ def built(folder: Path, name: str, command: list[str], text: str) -> Path:
 @cache
 def folder() -> Path:
     """Where this compiler's results for this CuPy and these headers are kept."""
-    parts = [*FLAGS, HEADERS, subprocess.check_output(["g++", "-dumpfullversion"], text=True)]
+    parts = [
+        *FLAGS,
+        *LINKED,
+        HEADERS,
+        subprocess.check_output(["g++", "-dumpfullversion"], text=True),
+    ]
     headers = [*HERE.glob("*.h"), *HERE.glob("include/**/*.*h"), *cupys().glob("*.*h")]
     parts += [path.read_text() for path in sorted(headers)]
     return FOLDER / digest(*parts)
@@ -100,9 +107,7 @@ def compile(source, options, arch, filename, name_expressions=None, *others, **m
     macros = [option for option in options if option.startswith("-D")]
     text = in_cpp(source)
     key = digest(*macros, text)
-    # Python has C's libraries, and a kernel may have the name of one of their functions.
-    make = [*command(), *macros, "-shared", "-nostdlib", "-Wl,-Bsymbolic", "-x", "c++"]
-    path = built(folder(), f"{key}.so", make, text)
+    path = built(folder(), f"{key}.so", [*command(), *macros, *LINKED, "-x", "c++"], text)
     SOURCES[key] = source, tuple(options)
     return str(path).encode(), None
 
