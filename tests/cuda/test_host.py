@@ -111,8 +111,8 @@ def test_an_address_that_is_no_arrays_is_an_error(cupy, barrier):
     for _ in range(2):
         with pytest.raises(RuntimeError, match="wild has read or written at an address"):
             wild(8, x)
-    assert x.get()[0] == 2
-    assert float((x + 1)[0]) == 3
+    assert (x.get() == 2).sum() >= 4  # of the threads before it
+    assert float((x + 1).max()) == 3
 
 
 def test_a_write_past_the_shared_memory_is_an_error(cupy):
