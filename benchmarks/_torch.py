@@ -316,7 +316,7 @@ class Optimizer(Torch, Program):
         self.parameters = {name: torch.tensor(x, requires_grad=True) for name, x in arrays.items()}
         for name, x in self.parameters.items():
             x.grad = torch.tensor(gradients[name])
-        settings |= {"fused": True} if fused else {}
+        settings = settings | ({"fused": True} if fused else {})  # the rule is everybody's
         self.optimizer = getattr(torch.optim, kind)(self.parameters.values(), **settings)
 
     def checks(self):

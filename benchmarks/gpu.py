@@ -84,7 +84,8 @@ def main(argv=None):
             else (_results.FOLDER / "gpu", _gpu_report.PAGE)
         )
         failed = measure(systems, about | missing, args, folder, page)
-        print(page.read_text(encoding="utf-8") if args.quick else f"written: {page}")
+        if page.exists():  # a case at least was measured
+            print(page.read_text(encoding="utf-8") if args.quick else f"written: {page}")
     for name in failed:
         print(f"failed: {name}", file=sys.stderr)
     return int(bool(failed))

@@ -75,6 +75,8 @@ def test_what_disagrees_is_refused_by_name_and_the_next_case_is_measured(
     assert "d x differs by" in out
     assert "\noptimizers: SGD" in out and "## layers" not in out
     assert err.startswith("failed: layers: RNN")
+    monkeypatch.setattr(gpu, "CASES", {"layers": [rnn]})
+    assert quick("") == 1  # and where no case was measured there is no page
 
 
 def test_a_program_that_stays_on_the_host_is_not_measured_as_one_on_a_device(device, monkeypatch):
