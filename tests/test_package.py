@@ -23,6 +23,7 @@ PACKAGE = ROOT / "tinygrad_rnn"
 TYPED = PACKAGE / "py.typed"
 
 LARGE = {  # files of more than 400 lines, and why they are not cut up
+    "README.md": "the lecture's table and questions, and the reading order of every file",
     "tinygrad_rnn/decode.py": "three ways to search, and what a step function may return",
     "tinygrad_rnn/deferred.py": "one subject: how calls wait, are put in batches and are run",
     "tinygrad_rnn/engine.py": "what a call is, how it is recorded, and the decorators for it",
@@ -36,6 +37,7 @@ LARGE = {  # files of more than 400 lines, and why they are not cut up
     "tinygrad_rnn/gradcheck/check.py": "one check, and the messages of all the ways to fail it",
     "demos/_kit.py": "the one file of plumbing that all demos share",
     "tests/ERRORS.md": "the catalogue of messages, to be looked up in, not read",
+    "tests/cuda/host/runtime.cpp": "one subject: the calls of CUDA that CuPy makes, each a few lines",
     "tests/crowd.py": "one subject: what threads do beside each other",
     "tests/cuda/planted.py": "one mistake after the other, each with who must catch it",
     "tests/cuda/simulator/table.txt": "written by a program: the names of CuPy",
