@@ -182,7 +182,8 @@ def lstm_gates_kernels(N: int) -> tuple[Kernel, Kernel]:
 
 @in_place_of(fused._lstm_gates_forward)
 def _lstm_gates_forward(a, *cs):
-    H, shape = a.shape[-1] // (len(cs) + 3), (*a.shape[:-1], a.shape[-1] // (len(cs) + 3))
+    H = a.shape[-1] // (len(cs) + 3)
+    shape = (*a.shape[:-1], H)
     if any(c.shape != shape for c in cs):  # they are broadcast
         return fused._lstm_gates_forward(a, *cs)
     h, c, t = (empty(shape, a.dtype) for _ in range(3))

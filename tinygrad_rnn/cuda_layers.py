@@ -93,7 +93,7 @@ def swept(step, course, dw, of_h, weight_hh, beta=0):
 
 def found(du, dw, x, weight_ih, outputs, h, course, x_is_tracked):
     """The cotangent of x; those of U x and W h, with the h before each step; those of biases."""
-    before = np.concatenate([h, outputs])[course.before_on(backend_of(x))]
+    before = np.concatenate([h, outputs])[backend_of(x).kept(course.before)]
     of_bias = du.sum(0)
     of_biases = of_bias, of_bias if dw is du else dw.sum(0)
     return du @ weight_ih if x_is_tracked else None, du, dw, before, *of_biases

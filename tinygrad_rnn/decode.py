@@ -19,7 +19,6 @@ waited for once a step, for its log-probabilities.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -317,8 +316,7 @@ class _Model:
 
     def __call__(self, rows: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         """The log-probabilities (N, V), on the host, after ``tokens`` in ``rows`` of the state."""
-        self.rows = cache(lambda backend: backend.asarray(rows))  # one copy, for all of the state
-        state = self._rows_of(self.state)
+        state = self._rows_of(self.state, rows)
         self.n, self.t = len(rows), self.t + 1
         found = self.step(self.backend.asarray(tokens), state)
         if not isinstance(found, tuple) or len(found) != 2:
@@ -344,12 +342,12 @@ class _Model:
             " beam may keep a hypothesis that can go on"
         )
 
-    def _rows_of(self, state: Any) -> Any:
-        """``state`` with the rows that go on of every array and Tensor in it."""
+    def _rows_of(self, state: Any, rows: np.ndarray) -> Any:
+        """``state`` with the given rows of every array and Tensor in it."""
         if isinstance(state, dict):
-            return {key: self._rows_of(part) for key, part in state.items()}
+            return {key: self._rows_of(part, rows) for key, part in state.items()}
         if isinstance(state, (tuple, list)):
-            parts = [self._rows_of(part) for part in state]
+            parts = [self._rows_of(part, rows) for part in state]
             return type(state)(*parts) if hasattr(state, "_fields") else type(state)(parts)
         array = state.array if isinstance(state, TensorCore) else state
         if not getattr(array, "ndim", 0):
@@ -360,7 +358,7 @@ class _Model:
                 f"  expected: ({self.n}, ...), a row for each hypothesis\n"
                 "  hint: batch first; what has no rows must not be in the state"
             )
-        picked = array[self.rows(backend_of(array))]
+        picked = array[backend_of(array).kept(rows)]
         return type(state)(picked) if isinstance(state, TensorCore) else picked
 
     def _check(self, log_probs: Any) -> None:

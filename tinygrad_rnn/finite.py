@@ -34,10 +34,9 @@ class Guard:
 
     To ask the device whether a gradient is finite is to wait for all that it has to do before.  So
     it writes the answer into a flag, ``(place, step)``, zeros while all is well, with a place that
-    is highest for the first parameter; while it is set nothing moves, and the host reads it now and
-    then.  ``before`` holds, for each
-    step that the flag was not read after, what the memories were: the arrays in them are those that
-    nothing has moved in.
+    is highest for the first parameter; while it is set nothing moves, and the host reads it every
+    ``patience`` steps.  ``before`` holds, for each step that it was not read after, what the
+    memories were: the arrays in them are those that nothing has moved in.
     """
 
     patience = 32

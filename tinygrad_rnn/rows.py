@@ -46,8 +46,9 @@ def spread(array, rows, n):
 
 def _there(rows, array):
     """Row numbers on the device of ``array``."""
-    is_list = isinstance(rows, np.ndarray)
-    return backend_of(getattr(array, "array", array)).kept(rows) if is_list else rows
+    if isinstance(rows, np.ndarray):
+        return backend_of(getattr(array, "array", array)).kept(rows)
+    return rows
 
 
 def _written(g: Any, rows_shape: Any, start: int) -> Any:

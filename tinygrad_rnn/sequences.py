@@ -33,7 +33,7 @@ from typing import Any
 import numpy as np
 
 from .arithmetic import relu, sigmoid, tanh
-from .backend import Backend, backend_of, is_device_array
+from .backend import backend_of, is_device_array
 from .backward import cotangents_of
 from .engine import TensorCore, leaf, op
 from .fused import gru_gates, lstm_gates
@@ -72,7 +72,6 @@ class Course:
         times = [slice(*ends) for ends in pairwise([0, *np.cumsum(counts).tolist()])]
         times = times[::-1] if backward else times
         self.steps = [(rows, rows.stop - rows.start) for rows in times]
-        self._uploaded: dict[Backend, Any] = {}
 
     @cached_property
     def before(self) -> np.ndarray:
@@ -84,12 +83,6 @@ class Course:
             before[rows] = buffer[:n]
             buffer[:n] = np.arange(B + rows.start, B + rows.stop)
         return before
-
-    def before_on(self, backend: Backend) -> Any:
-        """``before`` on a device; it goes there once."""
-        if backend not in self._uploaded:
-            self._uploaded[backend] = backend.asarray(self.before)
-        return self._uploaded[backend]
 
 
 def fits(*arguments: Any) -> bool:

@@ -127,12 +127,11 @@ def of_elman_forward(draw):
 
 
 def cotangents(draw, x, h, states):
-    found = [draw.maybe(len(x), h.shape[1]), *[draw.maybe(*h.shape) for _ in range(states)]]
-    return (
-        found
-        if any(g is not None for g in found)
-        else [draw.normal(len(x), h.shape[1]), *found[1:]]
-    )
+    of_outputs = draw.maybe(len(x), h.shape[1])
+    others = [draw.maybe(*h.shape) for _ in range(states)]
+    if all(g is None for g in (of_outputs, *others)):  # then nobody would go back
+        of_outputs = draw.normal(len(x), h.shape[1])
+    return [of_outputs, *others]
 
 
 def of_lstm_backward(draw):

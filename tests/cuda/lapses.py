@@ -87,7 +87,7 @@ LAPSES = {
     "rows stay on the host": (
         respelled(
             rows._there,
-            'backend_of(getattr(array, "array", array)).kept(rows) if is_list else rows',
+            'backend_of(getattr(array, "array", array)).kept(rows)',
             "rows",
         ),
         WAITS,
