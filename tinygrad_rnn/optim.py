@@ -152,8 +152,8 @@ class Optimizer:
                     elsewhere.append((i, x))
         if elsewhere:
             self.guard.watch(elsewhere, self.memories)
-            if here or self.guard.is_due():  # or what is here would move alone
-                self._read()
+        if here or self.guard.is_due():  # or what is here would move alone
+            self._read()
 
     def _read(self) -> None:
         """Wait for a device: NonFiniteError if a gradient was not finite since it was last asked.

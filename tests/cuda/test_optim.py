@@ -208,6 +208,22 @@ def test_a_parameter_on_the_host_does_not_move_without_the_others():
     np.testing.assert_array_equal(here.array, before)
 
 
+def test_what_was_wrong_on_the_device_is_told_before_the_model_moves_on_the_host():
+    """Else it would be told after steps that were made, and would take their memory back."""
+    ws = parameters("cuda", shapes=[(2,)])
+    optimizer = optim.Adam(ws, lr=1.0)
+    ws[0].grad = tg.tensor(np.array([1, np.nan], np.float32), device="cuda")
+    optimizer.step()
+    ws[0].array = on_host(ws[0]).copy()
+    before = ws[0].array.copy()
+    ws[0].grad = tg.tensor(np.ones(2, np.float32))
+    with pytest.raises(NonFiniteError, match="parameter 0.*at step 1"):
+        optimizer.step()
+    np.testing.assert_array_equal(ws[0].array, before)
+    optimizer.step()
+    assert optimizer.state_dict()["0.t"] == 1
+
+
 # ---- clipping ----------------------------------------------------------------------------------
 
 
