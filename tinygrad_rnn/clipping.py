@@ -11,7 +11,7 @@ import numpy as np
 
 from .backend import backend_of, writable
 from .backward import rows_of_grad
-from .errors import DtypeError, SettingError, described
+from .errors import DeviceError, DtypeError, SettingError, described
 from .finite import expect_finite
 from .sparse import RowGradient
 from .tensor import Tensor
@@ -45,6 +45,8 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> Any:
             "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
         )
     pairs = named("clip_grad_norm_", parameters)
+    for name, x in pairs:
+        expect_beside("clip_grad_norm_", name, x, _entries(x))
     if not any(isinstance(_entries(x), np.ndarray) for _, x in pairs):
         tracked = [x for _, x in pairs if x.grad is not None]
         if tracked:
@@ -60,6 +62,19 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> Any:
 def entries_of(g: Tensor | RowGradient) -> Any:
     """The array of a gradient; of one that is kept as rows, the rows."""
     return g.values if isinstance(g, RowGradient) else g.array
+
+
+def expect_beside(caller: str, name: str, x: Tensor, g: Any) -> None:
+    """Raise DeviceError if ``g``, the entries of the gradient of ``x``, is on another device."""
+    if g is not None and type(g) is not type(x.array):  # an array may be of a subclass, too
+        its, own = backend_of(g).device, backend_of(x.array).device
+        if its != own:
+            raise DeviceError(
+                f"{caller}: the gradient of {name} is on {its}\n"
+                f"  expected: {described(x)} has it on {own}, where it is itself; nothing has been"
+                " changed\n  hint: does the VJP of an operation of one's own make an array with"
+                " np.ones(shape)? np.ones_like(g) makes one where g is"
+            )
 
 
 def _entries(x: Tensor) -> Any:

@@ -22,7 +22,7 @@ import numpy as np
 
 from .backend import backend_for, backend_of, writable
 from .backward import rows_of_grad
-from .clipping import Parameters, clip_grad_norm_, entries_of, named
+from .clipping import Parameters, clip_grad_norm_, entries_of, expect_beside, named
 from .engine import change
 from .errors import (
     DtypeError,
@@ -117,6 +117,9 @@ class Optimizer:
         grads = [
             self._gradient(by, name, x) for name, x in zip(self.names, self.parameters, strict=True)
         ]
+        for name, x, g in zip(self.names, self.parameters, grads, strict=True):
+            if g is not None:
+                expect_beside(by, name, x, entries_of(g))
         if check_finite:
             self._check(by, grads)
         else:
@@ -127,6 +130,8 @@ class Optimizer:
                 w = writable(parameter)
                 if self.remembers():
                     self._prepare(memory, w)
+                else:
+                    memory = {}  # what there is may be of steps before a setting was changed
                 if isinstance(g, RowGradient):
                     self._move_rows(w, g, memory)
                 else:

@@ -5,7 +5,7 @@ import pytest
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import cuda_optim, nn, optim
-from tinygrad_rnn.errors import NonFiniteError
+from tinygrad_rnn.errors import DeviceError, NonFiniteError
 from tinygrad_rnn.sparse import RowGradient
 
 from .compared import close, is_on, on_host
@@ -119,6 +119,45 @@ def test_an_optimiser_of_ones_own_needs_no_kernel():
             close(w, x)
 
 
+def test_without_momentum_what_was_remembered_is_left_alone_and_comes_back():
+    """Of two parameters one has a memory by then, and one gets its first gradient."""
+    results = []
+    for device in ("cuda", "cpu"):
+        ws = parameters(device, shapes=[(3,), (2,)])
+        optimizer = optim.SGD(ws, lr=0.1)
+        for momentum, count in ((0.9, 1), (0.0, 2), (0.5, 2)):
+            optimizer.momentum = momentum
+            for w in ws[:count]:
+                w.grad = tg.tensor(np.ones(w.shape, np.float32), device=device)
+            optimizer.step()
+        results.append([*ws, *optimizer.state_dict().values()])
+    for got, expected in zip(*results, strict=True):
+        close(got, expected)
+
+
+@pytest.mark.parametrize("device, other", [("cuda", "cpu"), ("cpu", "cuda")])
+def test_a_gradient_on_another_device_is_refused_and_nothing_moves(device, other):
+    """As of an operation whose VJP makes an array of NumPy's on the way back."""
+    ws = parameters(device, shapes=[(3,), (2,)])
+    made = [w.array for w in ws]
+    elsewhere = tg.tensor(np.ones(2, np.float32), device=other).array
+
+    @tg.op(x=lambda g: elsewhere)
+    def same(x):
+        return x + 0
+
+    (ws[0].sum() + same(ws[1]).sum()).backward()
+    told = rf"SGD.step: the gradient of parameter 1 is on {other}[^!]*on {device}[^!]*hint: .*VJP"
+    for check_finite in (True, False):
+        with pytest.raises(DeviceError, match=told):
+            optim.SGD(ws, lr=1.0).step(check_finite)
+    told = told.replace("SGD.step", "clip_grad_norm_")
+    with pytest.raises(DeviceError, match=told):
+        optim.clip_grad_norm_(ws, 1.0)
+    assert all(w.array is array for w, array in zip(ws, made, strict=True))
+    close(ws[0].grad, np.ones(3, np.float32))
+
+
 # ---- gradients that are no numbers -------------------------------------------------------------
 
 
@@ -217,7 +256,7 @@ def test_what_was_wrong_on_the_device_is_told_before_the_model_moves_on_the_host
     ws[0].array = on_host(ws[0]).copy()
     before = ws[0].array.copy()
     ws[0].grad = tg.tensor(np.ones(2, np.float32))
-    with pytest.raises(NonFiniteError, match="parameter 0.*at step 1"):
+    with pytest.raises(NonFiniteError, match=r"parameter 0.*at step 1"):
         optimizer.step()
     np.testing.assert_array_equal(ws[0].array, before)
     optimizer.step()
