@@ -46,9 +46,9 @@ from .draw import draw
 from . import finite
 from . import clipping
 from . import optim
-from . import cuda_optim
 from . import cuda
 from . import cuda_layers
+from . import cuda_optim
 from . import schedules
 from . import decode
 from . import registry

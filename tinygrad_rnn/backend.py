@@ -27,6 +27,8 @@ __all__ = [
     "backend_for",
     "backend_of",
     "is_array",
+    "is_device_array",
+    "on_device",
     "use_device",
     "writable",
 ]

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import clipping
+from .cuda import THREADS, packed
 
 MOST = 32
 """So many parameters have room in a launch, whose arguments may take 4 KiB."""
@@ -26,8 +27,8 @@ ENTRY = np.dtype(
 )
 TABLE = np.dtype([("of", ENTRY, MOST)])
 
-THREADS, BLOCKS = 256, clipping.PARTS
-"""The threads of a block, and the most blocks of a parameter: together they go through it."""
+BLOCKS = clipping.PARTS
+"""The most blocks of a parameter, which together go through it."""
 
 Row = tuple[tuple[Any, ...], tuple[float, ...]]
 """Arrays without gaps, ``(w, g, *memory)``, and the constants of a parameter."""
@@ -39,6 +40,7 @@ HEADER = """
 typedef {W} W; typedef {G} G; typedef {S} S;
 struct Entry {{ long long size; W* w; G* g; S* memory[2]; double constants[8]; }};
 struct Table {{ Entry of[{MOST}]; }};
+enum {{ THREADS = {THREADS} }};
 #define EACH(at) long long at = blockIdx.x * (long long)blockDim.x + threadIdx.x; \\
     at < one.size; at += gridDim.x * (long long)blockDim.x
 extern "C" __global__ void {name}({parameters}, const Table table) {{
@@ -54,7 +56,7 @@ def compiled(name: str, parameters: str, text: str, W: str, G: str) -> Any:
     from cupy import RawKernel
 
     S = "double" if W in "dD" else "float"
-    types = {"W": TYPES[W], "G": TYPES[G], "S": S, "MOST": MOST}
+    types = {"W": TYPES[W], "G": TYPES[G], "S": S, "MOST": MOST, "THREADS": THREADS}
     body = HEADER.format(name=name, parameters=parameters, text=text, **types)
     includes = [f"#include <{INCLUDES[x]}>\n" for x in sorted({W, G}) if x in INCLUDES]
     return RawKernel("".join(includes) + body, name)
@@ -87,11 +89,6 @@ def launch(name: str, parameters: str, text: str, rows: Sequence[Row], *argument
         blocks = min(-(-int(table["of"]["size"].max()) // THREADS), BLOCKS)
         kernel = compiled(name, parameters, text, *dtypes)
         kernel((blocks, n), (THREADS,), (*arguments, table))
-
-
-def packed(x: Any) -> Any:
-    """``x`` in rows without gaps."""
-    return x if x.flags.c_contiguous else x.copy()
 
 
 # ---- a step ------------------------------------------------------------------------------------
@@ -147,7 +144,7 @@ def _noted(flag: Any, gs: Any, places: Any, step: int) -> None:
 # ---- clipping ----------------------------------------------------------------------------------
 
 SQUARES = """
-    __shared__ double parts[256];
+    __shared__ double parts[THREADS];
     double sum = 0;
     for (EACH(at)) sum += double(one.g[at]) * double(one.g[at]);
     const int me = threadIdx.x;

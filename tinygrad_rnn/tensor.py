@@ -52,8 +52,10 @@ def tensor(
         raise DtypeError(
             f"tensor(data): data is {described(data)}\n  expected: numbers\n  hint: {hint}"
         )
-    if device is not None or not is_device_array(array):
-        array = on_device(np.asarray(array) if isinstance(array, np.generic) else array, device)
+    if isinstance(array, np.generic):
+        array = np.asarray(array)
+    if device is not None or isinstance(array, np.ndarray):
+        array = on_device(array, device)
     return Tensor(array, leaf(array) if requires_grad else None)
 
 

@@ -54,16 +54,20 @@ def multiply(ta, tb, m, n, k, alpha, a, b, beta, c, dtype):
 cublas = ModuleType("cupy_backends.cuda.libs.cublas")
 
 
-def double(function, *names):
-    """Give cuBLAS's functions of these names (or of the function's own) this double, counted."""
-    for name in names or (function.__name__,):
+def double(*names):
+    """The decorator of a double of cuBLAS's functions of these names; their calls are counted."""
 
-        def counted(*args, name=name):
-            calls[name] += 1
-            return function(name, *args)
+    def decorate(function):
+        for name in names:
 
-        setattr(cublas, name, counted)
-    return function
+            def counted(*args, name=name):
+                calls[name] += 1
+                return function(name, *args)
+
+            setattr(cublas, name, counted)
+        return function
+
+    return decorate
 
 
 def real(name):
@@ -71,20 +75,20 @@ def real(name):
     return np.float32 if name[0] == "s" else np.float64
 
 
-@lambda f: double(f, "sgemm", "dgemm")
+@double("sgemm", "dgemm")
 def gemm(name, _, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc):
     T = real(name)
     multiply(ta, tb, m, n, k, alpha, (a, lda, T), (b, ldb, T), beta, (c, ldc, T), T)
 
 
-@lambda f: double(f, "sgemmEx", "gemmEx")
+@double("sgemmEx", "gemmEx")
 def gemm_ex(name, _, ta, tb, m, n, k, alpha, a, ca, lda, b, cb, ldb, beta, c, cc, ldc, *how):
     T = np.float64 if OF_CODE[cc] is np.float64 else np.float32
     a, b, c = (a, lda, OF_CODE[ca]), (b, ldb, OF_CODE[cb]), (c, ldc, OF_CODE[cc])
     multiply(ta, tb, m, n, k, alpha, a, b, beta, c, T)
 
 
-@lambda f: double(f, "sgemmBatched", "dgemmBatched")
+@double("sgemmBatched", "dgemmBatched")
 def gemm_batched(name, _, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, count):
     T = real(name)
     for x, y, z in zip(
@@ -94,8 +98,8 @@ def gemm_batched(name, _, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, 
         multiply(ta, tb, m, n, k, alpha, x, y, beta, z, T)
 
 
-@double
-def gemmStridedBatchedEx(name, _, ta, tb, m, n, k, alpha, *rest):
+@double("gemmStridedBatchedEx")
+def gemm_strided_batched(name, _, ta, tb, m, n, k, alpha, *rest):
     a, ca, lda, step_a, b, cb, ldb, step_b, beta, c, cc, ldc, step_c, count, *_how = rest
     for _ in range(count):
         gemm_ex(name, _, ta, tb, m, n, k, alpha, a, ca, lda, b, cb, ldb, beta, c, cc, ldc)
@@ -104,7 +108,7 @@ def gemmStridedBatchedEx(name, _, ta, tb, m, n, k, alpha, *rest):
         c += step_c * np.dtype(OF_CODE[cc]).itemsize
 
 
-@lambda f: double(f, "sgeam", "dgeam")
+@double("sgeam", "dgeam")
 def geam(name, _, ta, tb, m, n, alpha, a, lda, beta, b, ldb, c, ldc):
     """C = alpha op(A) + beta op(B); what has the factor 0 is not read."""
     T, total = real(name), 0
