@@ -181,7 +181,8 @@ class CupyBackend(Backend):
         # Read when they are needed, as they themselves need what they speed up.
         modules = [import_module(f".{name}", __package__) for name in _KERNELS]
         self.kernels = {name: f for module in modules for name, f in vars(module).items()}
-        self.uploaded: dict[int, tuple[Any, Any]] = {}  # by the id of an array, while it is there
+        # By the id of an array, while it is there, and the number of the GPU.
+        self.uploaded: dict[tuple[int, int], tuple[Any, Any]] = {}
 
     def asarray(self, values: Any) -> Any:
         return self.cupy.asarray(values)
@@ -219,9 +220,9 @@ class CupyBackend(Backend):
     def kept(self, rows: np.ndarray) -> Any:
         """The same; so those of a structure or a layout, which come again, are uploaded once.
 
-        A part of an array goes there with the whole of it.
+        A part of an array goes there with the whole of it.  Of several GPUs each has its own.
         """
-        key, whole = id(rows), rows.base
+        key, whole = (id(rows), self.cupy.cuda.runtime.getDevice()), rows.base
         if key not in self.uploaded:
             if isinstance(whole, np.ndarray) and whole.strides == rows.strides:
                 start = (_address(rows) - _address(whole)) // rows.itemsize

@@ -131,6 +131,19 @@ def test_a_part_of_what_was_uploaded_is_that_part(part):
     np.testing.assert_array_equal(on_host(backend.kept(rows)), rows)
 
 
+def test_what_was_uploaded_to_one_gpu_is_not_read_on_another(monkeypatch):
+    backend, whole = backend_for("cuda"), np.arange(10, 20)
+    before, there = len(backend.uploaded), backend.kept(whole)
+    with monkeypatch.context() as on_the_second:
+        on_the_second.setattr(backend.cupy.cuda.runtime, "getDevice", lambda: 1)
+        assert backend.kept(whole) is not there
+        close(backend.kept(whole[2:5]), whole[2:5])
+    assert backend.kept(whole) is there
+    del whole
+    gc.collect()
+    assert len(backend.uploaded) == before
+
+
 def test_what_a_structure_has_uploaded_goes_with_it():
     uploaded = backend_for("cuda").uploaded
     gc.collect()

@@ -117,4 +117,5 @@ cupy.cuda = SimpleNamespace(
     Device=lambda *_: _Synchronizable(),
     Stream=SimpleNamespace(null=_Synchronizable()),
     is_available=lambda: True,
+    runtime=SimpleNamespace(getDevice=lambda: 0),
 )
