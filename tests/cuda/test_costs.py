@@ -189,6 +189,14 @@ def test_a_time_step_more_costs_what_it_did(name, tier):
     assert tuple(np.subtract(six, five)) == expected
 
 
+@pytest.mark.parametrize(("T", "joined"), [(8, []), (9, ["states", "cotangents", "rows"])])
+def test_what_is_joined_of_nine_arrays_or_more_takes_their_addresses_along(T, joined, tier):
+    """So CuPy joins them in one launch.  The last two are the factors of the gradient of W."""
+    total = Step(tier, language_model(nn.LSTMCell, T)).total()
+    assert total.to_device == len(["ids", "targets", *joined])
+    assert total.syncs == 0
+
+
 def test_a_fused_step_is_a_sixth_of_its_formula():
     """An LSTM's, forward and backward, without what a loop of one's own adds around it."""
     fused, written_out = EACH_STEP["LSTM cell"], EACH_STEP["LSTM cell, written out"]
