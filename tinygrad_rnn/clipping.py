@@ -45,13 +45,9 @@ def clip_grad_norm_(parameters: Parameters, max_norm: float) -> Any:
             "  hint: a negative norm would turn gradients round; inf measures and clips nothing"
         )
     pairs = named("clip_grad_norm_", parameters)
-    for name, x in pairs:
-        expect_beside("clip_grad_norm_", name, x, _entries(x))
-    if not any(isinstance(_entries(x), np.ndarray) for _, x in pairs):
-        tracked = [x for _, x in pairs if x.grad is not None]
-        if tracked:
-            return _clip_on_device(tracked, float(max_norm))
-    norm = math.hypot(*[_finite_norm(name, _entries(x)) for name, x in pairs])
+    norm = _norm_on_host(pairs)
+    if norm is None:
+        return _clip_on_device([x for _, x in pairs if x.grad is not None], float(max_norm))
     factor = float(max_norm) / (norm + 1e-6)
     if factor < 1:
         for _, x in pairs:
@@ -81,6 +77,17 @@ def _entries(x: Tensor) -> Any:
     """The entries of the gradient of ``x``; None if there is none."""
     grad = rows_of_grad(x) or x.grad
     return None if grad is None else entries_of(grad)
+
+
+def _norm_on_host(pairs: list[tuple[str, Tensor]]) -> float | None:
+    """The norm of all gradients as one vector; None if all that there are are on a device."""
+    grads = [(name, x, _entries(x)) for name, x in pairs]
+    for name, x, g in grads:
+        expect_beside("clip_grad_norm_", name, x, g)
+    there = [g for _, _, g in grads if g is not None]
+    if there and not any(isinstance(g, np.ndarray) for g in there):
+        return None
+    return math.hypot(*[_finite_norm(name, g) for name, _, g in grads])
 
 
 def _finite_norm(name: str, g: Any) -> float:
