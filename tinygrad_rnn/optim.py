@@ -481,9 +481,9 @@ class Adam(Optimizer):
     def move(self, w: Any, g: Any, t: Any, m: Any, v: Any) -> None:
         if self.weight_decay:
             g = g + self.weight_decay * w
-        self.adapt(w, g, int(t), m, v)
+        self._adapt(w, g, int(t), m, v)
 
-    def adapt(self, w: Any, g: Any, t: int, m: Any, v: Any) -> None:
+    def _adapt(self, w: Any, g: Any, t: int, m: Any, v: Any) -> None:
         """Move ``w`` by ``m`` and ``v`` alone."""
         b1, b2 = self.b1, self.b2
         m *= b1
@@ -515,7 +515,7 @@ class AdamW(Adam):
     @in_c("w -= S(lr * weight_decay) * w;" + _ADAPT)
     def move(self, w: Any, g: Any, t: Any, m: Any, v: Any) -> None:
         w -= self.lr * self.weight_decay * w
-        self.adapt(w, g, int(t), m, v)
+        self._adapt(w, g, int(t), m, v)
 
 
 def _moved(optimizer: Any, flag: Any, names: Any, ws: Any, gs: Any, memories: Any, ts: Any) -> None:
