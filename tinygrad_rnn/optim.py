@@ -117,9 +117,6 @@ class Optimizer:
         grads = [
             self._gradient(by, name, x) for name, x in zip(self.names, self.parameters, strict=True)
         ]
-        for name, x, g in zip(self.names, self.parameters, grads, strict=True):
-            if g is not None:
-                expect_beside(by, name, x, entries_of(g))
         if check_finite:
             self._check(by, grads)
         else:
@@ -180,15 +177,15 @@ class Optimizer:
         """Have ``memory`` where ``w`` is: zeros before the first step."""
         if not memory:
             memory |= self.remembered(w)
-        elif type([*memory.values()][-1]) is not type(w):  # the model was moved to another device
+        elif type(next(reversed(memory.values()))) is not type(w):  # the model was moved
             for name, x in memory.items():
                 memory[name] = _where(w, name).asarray(host_array(x))
 
     def _gradient(self, by: str, name: str, x: Tensor) -> Any:
         """That of ``x``: None, a Tensor, or, if rows are all that moves, a RowGradient."""
-        if self.moves_rows():
-            return rows_of_grad(x) or x.grad
-        if isinstance(x.grad, RowGradient):
+        moves_rows = self.moves_rows()
+        g = rows_of_grad(x) or x.grad if moves_rows else x.grad
+        if isinstance(g, RowGradient) and not moves_rows:
             raise SettingError(
                 f"{by}: the gradient of {name}, {described(x)}, is kept as rows of it, for"
                 " sparse=True, but all of it would move\n"
@@ -196,7 +193,9 @@ class Optimizer:
                 "  hint: leave sparse=True out; rows are used without it too, wherever that is the"
                 " same"
             )
-        return x.grad
+        if g is not None:
+            expect_beside(by, name, x, entries_of(g))
+        return g
 
     def _move_rows(self, w: Any, rows: RowGradient, memory: Memory) -> None:
         """Move the rows of ``w`` that have a gradient, as if they were all of it."""
