@@ -43,9 +43,7 @@ class Packed:
         return Structure(inner.astype(np.intp), before, heights=self.steps)
 
     def direction(self, backward: bool) -> tuple[Structure, Any, Any]:
-        """The chains in one direction; for each leaf there the sequence that it begins, and for
-        each sequence the row with which it ends.
-        """
+        """The chains in one direction; which sequence each leaf begins, which row ends each one."""
         return self._directions[backward]
 
     @cached_property
