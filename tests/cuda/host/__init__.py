@@ -32,6 +32,9 @@ from . import compiled, libraries
 CUPY = "14.2"
 """The release whose C functions ``runtime.cpp`` doubles."""
 
+_runtime = None
+"""The module of ``runtime.cpp``, once it is installed."""
+
 _REVERSED = os.environ.get("TINYGRAD_RNN_THREADS") == "reversed"
 
 
@@ -57,15 +60,15 @@ def missing() -> str | None:
 
 def install() -> None:
     """Make ``import cupy`` give CuPy on host memory, in this process and for good."""
+    global _runtime
     if reason := missing():
         raise RuntimeError(f"tier host: {reason}")
     if "cupy" in sys.modules:
-        if "_runtime" in globals():
+        if _runtime:
             return
         raise RuntimeError("tier host: cupy is imported already; start a process of its own")
     os.environ["CUPY_CACHE_IN_MEMORY"] = "1"  # nothing of ours gets among kernels for a device
     os.environ["CUPY_ACCELERATORS"] = ""  # CUB is compiled into CuPy, so it needs a device
-    global _runtime
     _runtime = _built_runtime()
     from cupy_backends.cuda.api import driver, runtime
 
@@ -147,7 +150,7 @@ def launched() -> dict[str, int]:
 
 def summary() -> str:
     """What this run was made of, in a line."""
-    if "_runtime" not in globals():
+    if not _runtime:
         return "tier host: CuPy was not called for"
     order = "last to first" if _REVERSED else "first to last"
     return (
