@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from .backend import backend_of, is_array, on_device
+from .backend import backend_of, is_array, is_device_array, on_device
 from .cotangents import Sum, Term
 from .engine import TensorCore, formula, op
 from .errors import DtypeError, ShapeError, described, expect_one_device, explained
@@ -322,7 +322,7 @@ def _copied(index):
             raise ShapeError(f"{told}\n  hint: {hint}") from error
         empty = index.size == 0 and index.dtype != bool  # np.array([]) is float
         return index.astype(np.intp, copy=False) if index.dtype.kind in "iu" or empty else index
-    return index.copy() if hasattr(index, "__cuda_array_interface__") else index
+    return index.copy() if is_device_array(index) else index
 
 
 @formula

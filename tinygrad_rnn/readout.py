@@ -84,11 +84,11 @@ def _losses_backward(g, x, ids, tops, sums):
 
 @op(_pulled_back)
 def _softmax_losses(x, ids):
-    """The losses; and of each row its largest score, and the sum of exp of the scores less that."""
     return backend_of(x).fused(_losses_forward)(x, ids)
 
 
 def _losses_forward(x, ids):
+    """The losses; and of each row its largest score, and the sum of exp of the scores less that."""
     losses, tops, sums = np.empty_like(x, np.result_type(x, 0.0), shape=(3, len(x)))
     backend = backend_of(x)
     for rows in backend.blocks(x):
